@@ -1,0 +1,1 @@
+"""Ground: audio files, spectrograms, chunks; knows no network."""

@@ -1,0 +1,1 @@
+"""Libraries of audio, what is drawn from them, and how it is mixed."""

@@ -1,0 +1,1 @@
+"""Key maps of the original checkpoints, one file per variant."""

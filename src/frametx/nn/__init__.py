@@ -1,0 +1,1 @@
+"""Ground: the blocks that networks are made of."""
