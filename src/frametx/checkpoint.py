@@ -1,0 +1,150 @@
+"""One file that holds a separator: its weights, the config it is built from, and where it comes from.
+
+The file is an ordinary Lightning checkpoint with one more key, `frametx`, so that training resumes
+from it and `separate` needs nothing beside it. It is read with weights_only=True, and a stored
+`_target_` may only name what lives in frametx or torch: a checkpoint cannot run code.
+"""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+from zipfile import BadZipFile
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from frametx import __version__
+from frametx.separator import Separator
+
+FORMAT = 1
+PREFIX = "separator."  # of a separator's weights inside a training module's state_dict
+ALLOWED_TARGETS = ("frametx.", "torch.")
+
+
+def recipe(
+    separator_config: Mapping[str, Any], *, model: str, data_fingerprint: str = ""
+) -> dict[str, Any]:
+    """What a checkpoint stores under `frametx`, beside the weights.
+
+    Args:
+        separator_config: resolved config of the separator (`_target_` and plain values).
+        model: the name the user chose, e.g. `asym_unet_mct`.
+        data_fingerprint: of the libraries it was trained on.
+    """
+    return {
+        "format": FORMAT,
+        "separator": dict(separator_config),
+        "model": model,
+        "data_fingerprint": data_fingerprint,
+        "versions": {"frametx": __version__, "torch": str(torch.__version__)},
+    }
+
+
+def save_separator(
+    path: Path | str, separator: nn.Module, separator_config: Mapping[str, Any], *, model: str
+) -> None:
+    """Write a separator without any state of training."""
+    weights = {f"{PREFIX}{name}": value for name, value in separator.state_dict().items()}
+    stored = {"state_dict": weights, "frametx": recipe(separator_config, model=model)}
+    torch.save(stored, path)
+
+
+def load_separator(path: Path | str, *, device: torch.device | str = "cpu") -> Separator:
+    """The separator stored in a checkpoint, in evaluation mode, its averaged weights where it has them.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no frametx checkpoint, is damaged, would run code, or its weights do not
+            fit the network that its config describes.
+    """
+    stored = read_checkpoint(path)
+    config = stored["frametx"]["separator"]
+    refuse_foreign_targets(config, path)
+    separator = cast(nn.Module, instantiate(config))
+    load_weights(separator, separator_weights(stored), path)
+    return cast(Separator, separator.to(device).eval())
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """The raw contents of a frametx checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no frametx checkpoint, damaged, or holds code.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; give the path of a .ckpt file")
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            raise ValueError(
+                f"{path}: refused, because it holds code besides weights; "
+                "only checkpoints of plain tensors are loaded"
+            ) from error
+        raise ValueError(f"{path} is no checkpoint: it cannot be read as one") from error
+    except (RuntimeError, EOFError, BadZipFile, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
+    if not isinstance(stored, dict) or "frametx" not in stored or "state_dict" not in stored:
+        raise ValueError(
+            f"{path} is no frametx checkpoint: it has no config inside; "
+            "give a .ckpt that python -m frametx.train wrote"
+        )
+    return stored
+
+
+def separator_weights(stored: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The separator's part of a checkpoint's weights."""
+    return {
+        name.removeprefix(PREFIX): value
+        for name, value in stored["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
+
+
+def load_weights(separator: nn.Module, weights: Mapping[str, Tensor], path: Path | str) -> None:
+    """Load weights whose names and shapes must all fit.
+
+    Raises:
+        ValueError: naming the first keys that differ.
+    """
+    have = {name: tuple(value.shape) for name, value in separator.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    if have != given:
+        differ = [name for name in sorted(have | given) if have.get(name) != given.get(name)]
+        shown = "; ".join(
+            f"{name}: file {given.get(name, 'none')}, network {have.get(name, 'none')}"
+            for name in differ[:3]
+        )
+        raise ValueError(
+            f"{path} is a checkpoint of another architecture: {len(differ)} of "
+            f"{len(have | given)} weights differ ({shown}); choose the model it was trained as"
+        )
+    separator.load_state_dict(dict(weights))
+
+
+def refuse_foreign_targets(config: Any, path: Path | str) -> None:
+    """Walk a stored config and refuse every `_target_` that is not frametx's or torch's.
+
+    Raises:
+        ValueError: naming the target.
+    """
+    if isinstance(config, Mapping):
+        target = config.get("_target_")
+        if target is not None and not str(target).startswith(ALLOWED_TARGETS):
+            raise ValueError(
+                f"{path}: refused, because its config calls {target}; "
+                f"a checkpoint may only build what is in {' and '.join(ALLOWED_TARGETS)}"
+            )
+        for value in config.values():
+            refuse_foreign_targets(value, path)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            refuse_foreign_targets(value, path)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

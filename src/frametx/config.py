@@ -1,0 +1,218 @@
+"""Where YAML lives, and how a command line becomes a config, a job and an exit code.
+
+`hydra_main` is Hydra's own entry point with two things added: conf/ is found in a checkout and in an
+installed wheel alike; and a mistake of the user ends in one line and exit code 2 instead of a
+traceback.
+"""
+
+import difflib
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.errors import MissingConfigException as MissingConfig
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+USER_ERRORS = (ValueError, OSError)  # what our own code raises for a value that the user can change
+
+
+def conf_dir() -> Path:
+    """conf/ inside the package when installed from a wheel, else at the root of the checkout.
+
+    Raises:
+        FileNotFoundError: if neither is there.
+    """
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "conf", here.parents[1] / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise FileNotFoundError(f"no conf/ in {here} nor in {here.parents[1]}: reinstall frametx")
+
+
+class PackagedConf(SearchPathPlugin):
+    """Searched last, so that a user's --config-path may replace any shipped file."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the shipped conf/ to Hydra's search path."""
+        search_path.append("frametx", f"file://{conf_dir()}")
+
+
+def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], Callable[[], None]]:
+    """Decorate an entry's main(cfg) -> exit code (None is 0): compose conf/<config_name>.yaml, run.
+
+    A job that fails over a value of the user's (ValueError, OSError) prints one line `error: ...`
+    and exits with 2; in a sweep the other jobs still run and the sweep exits with 1. With
+    HYDRA_FULL_ERROR=1 the traceback is shown.
+    """
+    Plugins.instance().register(PackagedConf)
+
+    def decorate(task: Callable[[DictConfig], int | None]) -> Callable[[], None]:
+        failures: list[str] = []
+        codes: list[int] = []
+
+        @functools.wraps(task)
+        def job(cfg: DictConfig) -> None:
+            is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            try:
+                codes.append(task(cfg) or 0)
+            except (*USER_ERRORS, HydraException, OmegaConfBaseException) as error:
+                if not is_users(error):
+                    raise
+                if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                    traceback.print_exc()
+                if not is_sweep:
+                    fail(one_line(error))
+                failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {one_line(error)}")
+                print(f"error: {failures[-1]}", file=sys.stderr, flush=True)
+
+        @functools.wraps(task)
+        def main() -> None:
+            sys.argv[1:] = folder_as_data(sys.argv[1:])
+            check_command_line(config_name, sys.argv[1:])
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(
+                job
+            )()
+            if failures:
+                print(f"error: {len(failures)} job(s) of the sweep failed", file=sys.stderr)
+                sys.exit(1)
+            sys.exit(max(codes, default=0))
+
+        return main
+
+    return decorate
+
+
+def fail(message: str) -> None:
+    """Say in one line what the user can change, and end with exit code 2."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether the root of an error is a value that the user can change, not a defect of ours."""
+    root = root_cause(error)
+    return isinstance(root, (*USER_ERRORS, OmegaConfBaseException, HydraException))
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """What was raised first, below the wrappers that Hydra puts around it."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks; a missing value is named by its key."""
+    root = root_cause(error)
+    if isinstance(root, MissingMandatoryValue):
+        return f"{root.full_key or root.key} must be given: add {root.full_key or root.key}=..."
+    if isinstance(root, OSError) and root.filename is not None:
+        return f"{root.filename}: {root.strerror}"
+    return " ".join(str(root).split())
+
+
+def folder_as_data(arguments: Sequence[str]) -> list[str]:
+    """Replace `data=/a/folder` by the group file that reads such a folder, with its paths.
+
+    vocals/ and instrumental/ inside make it a pair of libraries, train/ and validation/ with such
+    pairs a corpus; any other folder holds aligned tracks. A name in conf/data stays what it is.
+    """
+    replaced: list[str] = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        folder = Path(value).expanduser()
+        is_name = (conf_dir() / "data" / f"{value}.yaml").is_file()
+        if key != "data" or not value or is_name or not folder.is_dir():
+            replaced.append(argument)
+        elif (folder / "vocals").is_dir() and (folder / "instrumental").is_dir():
+            pair = [f"data.{role}='{folder / role}'" for role in ("vocals", "instrumental")]
+            replaced += ["data=folders", *pair]
+        elif (folder / "train" / "vocals").is_dir():
+            replaced += ["data=corpora", f"data.root='{folder}'"]
+        else:
+            replaced += ["data=tracks", f"data.root='{folder}'"]
+    return replaced
+
+
+def check_command_line(config_name: str, arguments: Sequence[str]) -> None:
+    """Compose the config once before Hydra does, to report the user's mistakes in one line.
+
+    Flags (--help, --cfg, --config-dir ...) are Hydra's business and skip the check. Of a sweep each
+    value is composed with the first value of every other.
+    """
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    if any(flag not in ("-m", "--multirun") for flag in flags):
+        return
+    texts = [argument for argument in arguments if not argument.startswith("-")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(texts)
+        for chosen in each_sweep_value_once(overrides):
+            with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                hydra.compose(config_name, overrides=chosen, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        fail(composition_message(error, config_name, texts))
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def each_sweep_value_once(overrides: Sequence[Override]) -> list[list[str]]:
+    """Override lists without sweeps, in which every value of every sweep appears at least once."""
+    values = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [str(o.input_line)]
+        for o in overrides
+    ]
+    longest = max((len(v) for v in values), default=1)
+    return [[v[min(i, len(v) - 1)] for v in values] for i in range(longest)]
+
+
+def composition_message(error: Exception, config_name: str, texts: Sequence[str]) -> str:
+    """One line for a config that could not be composed: what was asked, what there is."""
+    message = " ".join(str(error).split())
+    if isinstance(error, MissingConfig) and error.missing_cfg_file is not None:
+        missing = str(error.missing_cfg_file)
+        group, _, name = missing.rpartition("/")
+        options = sorted(error.options or [])
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f"did you mean {group}={near[0]}? " if near else ""
+        return f"{group}={name} is unknown: {hint}there is {', '.join(options) or 'nothing'}"
+    if isinstance(error, ConfigCompositionException) and "Could not override" in message:
+        key = message.split("'")[1]
+        near = difflib.get_close_matches(key, known_keys(config_name), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{key} is no key of conf/{config_name}.yaml: {hint}see --cfg job (+{key}=... adds one)"
+    return message
+
+
+def known_keys(config_name: str) -> list[str]:
+    """Every dotted key and group of a composed default config."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose(config_name)
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, DictConfig):
+            return []
+        keys = [f"{prefix}{key}" for key in node]
+        below = [walk(node._get_node(key), f"{prefix}{key}.") for key in node]
+        return keys + [key for part in below for key in part]
+
+    return walk(cfg, "") + [path.name for path in conf_dir().iterdir() if path.is_dir()]
