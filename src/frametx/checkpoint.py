@@ -2,7 +2,7 @@
 
 The file is an ordinary Lightning checkpoint with one more key, `frametx`, so that training resumes
 from it and `separate` needs nothing beside it. It is read with weights_only=True, and a stored
-`_target_` may only name what lives in frametx or torch: a checkpoint cannot run code.
+`_target_` may only name what lives in frametx or torch.nn: a checkpoint cannot run code.
 """
 
 import pickle
@@ -20,7 +20,7 @@ from frametx.separator import Separator
 
 FORMAT = 1
 PREFIX = "separator."  # of a separator's weights inside a training module's state_dict
-ALLOWED_TARGETS = ("frametx.", "torch.")
+ALLOWED_TARGETS = ("frametx.", "torch.nn.")
 
 
 def recipe(
@@ -126,7 +126,7 @@ def load_weights(separator: nn.Module, weights: Mapping[str, Tensor], path: Path
 
 
 def refuse_foreign_targets(config: Any, path: Path | str) -> None:
-    """Walk a stored config and refuse every `_target_` that is not frametx's or torch's.
+    """Walk a stored config and refuse every `_target_` outside frametx and torch.nn.
 
     Raises:
         ValueError: naming the target.

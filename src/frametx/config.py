@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-USER_ERRORS = (ValueError, OSError)  # what our own code raises for a value that the user can change
+USER_ERRORS = (ValueError, OSError, FloatingPointError)  # what a user can change
 
 
 def conf_dir() -> Path:

@@ -1,0 +1,58 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
+DEMO := runs/demo
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/installed ## make .venv with everything, uv included if it is missing
+
+.venv/installed: pyproject.toml requirements.txt
+	@if command -v uv >/dev/null 2>&1; then \
+	  test -x $(BIN)/python || uv venv --quiet --python '>=3.11' .venv; \
+	else \
+	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; \
+	fi
+	$(UV) pip install --quiet --python $(BIN)/python --requirement requirements.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: setup ## train on the audio that ships, evaluate, separate: a table, WAVs and a picture in demo/
+	rm -rf $(DEMO) demo
+	$(BIN)/python -m frametx.train experiment=demo name=demo test=false
+	$(BIN)/python -m frametx.evaluate ckpt=$(DEMO)/checkpoints/best.ckpt data=demo output=demo audio=1 pictures=1
+	$(BIN)/python -m frametx.separate ckpt=$(DEMO)/checkpoints/best.ckpt 'input=demo/audio/*/mixture.wav' output=demo/separated
+	@echo "listen: demo/separated   look: demo/pictures"
+
+data: setup ## fetch larger libraries of real recordings into data/corpora (needs apt-get)
+	$(BIN)/python -m frametx.data.corpora output=data/corpora
+
+test: setup lint ## lint, types, import contracts, the quick tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-all: setup lint ## every test, the slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+lint: setup ## ruff, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## how fast the network's step is, beside a plain transcription of its spec
+	$(BIN)/python -m frametx.bench
+
+lock: ## pin every version anew in requirements.txt
+	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev --no-emit-index-url --no-header --no-annotate -o requirements.txt pyproject.toml
+
+wheel: setup ## build sdist and wheel into dist/
+	$(BIN)/python -m build --no-isolation
+
+.PHONY: help setup demo data test test-all lint format bench lock wheel

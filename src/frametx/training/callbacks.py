@@ -1,0 +1,152 @@
+"""What happens beside a training step: averaged weights, the recipe in checkpoints, throughput."""
+
+import time
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from frametx.training.separation import StepBatch
+
+
+class Ema(EMAWeightAveraging):
+    """Lightning's exponential moving average of the weights, kept on the device of the module.
+
+    Lightning's own copies the module while it still lies on the CPU and would fetch every weight
+    from the device in every step. What is validated and saved as `state_dict` is the average.
+
+    Args:
+        decay: share of the old average that stays at each step.
+        start_step: first optimiser step that is averaged; the weights before it are noise.
+    """
+
+    def __init__(self, *, decay: float, start_step: int) -> None:
+        super().__init__(decay=decay, update_starting_at_step=start_step)
+        self.start_step = start_step
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Move the average to where the module now is."""
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Average, and until `start_step` simply follow: a checkpoint always holds a usable network."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step <= self.start_step and self._average_model is not None:
+            self._average_model.module.load_state_dict(pl_module.state_dict())
+
+
+class Recipe(Callback):
+    """Puts the separator's config, the versions, the stage and the data's fingerprint in checkpoints.
+
+    Args:
+        recipe: what `frametx.checkpoint.recipe` returned; plain values only.
+    """
+
+    def __init__(self, *, recipe: dict[str, Any]) -> None:
+        self.recipe = recipe
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store the recipe and where in the curriculum the run is."""
+        data = cast(Any, trainer).datamodule
+        stage = data.curriculum.index(cast(Any, pl_module).position)
+        checkpoint["frametx"] = {
+            **self.recipe,
+            "stage": stage,
+            "data_fingerprint": data.fingerprint,
+        }
+
+
+class Throughput(Callback):
+    """Logs steps, audio seconds and the share of time spent waiting for data.
+
+    Args:
+        every_n_steps: how often; each figure is the mean since the last time.
+    """
+
+    def __init__(self, *, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
+        self._reset()
+        self._batch_ended: float | None = None
+
+    def _reset(self) -> None:
+        self._begin = time.monotonic()
+        self._waited_s = self._audio_s = 0.0
+        self._steps = 0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: StepBatch, batch_idx: int
+    ) -> None:
+        """What passed since the last step ended was spent waiting for data and mixing it."""
+        if self._batch_ended is None:
+            self._reset()
+        else:
+            self._waited_s += time.monotonic() - self._batch_ended
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: StepBatch,
+        batch_idx: int,
+    ) -> None:
+        """Count, and log every so often."""
+        rate = cast(Any, pl_module).separator.sample_rate
+        self._audio_s += len(batch.stems) * batch.stems.shape[-1] / rate
+        self._steps += 1
+        if self._steps == self.every_n_steps:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            elapsed = time.monotonic() - self._begin
+            values = {
+                "throughput/steps_per_s": self._steps / elapsed,
+                "throughput/audio_s_per_s": self._audio_s * trainer.world_size / elapsed,
+                "throughput/data_wait_percent": 100 * self._waited_s / elapsed,
+            }
+            for name, value in values.items():
+                pl_module.log(name, value, batch_size=1)
+            self._reset()
+        self._batch_ended = time.monotonic()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave validation out: the next figure starts behind it."""
+        self._batch_ended = None
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps one file from which a run resumes: rewritten every so often and at the end.
+
+    Written between two steps only, when nothing is half done, under a temporary name first.
+    Lightning's own `save_last` writes once more after the average has replaced the weights, and a
+    run resumed from that file would not be the same run.
+
+    Args:
+        path: of the file.
+        every_n_steps: steps tried between two writes.
+    """
+
+    def __init__(self, *, path: str, every_n_steps: int) -> None:
+        self.path = path
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save at every n-th step and at the last one."""
+        is_last = trainer.global_step == trainer.max_steps
+        if is_last or cast(Any, pl_module).position % self.every_n_steps == 0:
+            trainer.save_checkpoint(self.path)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """A SIGTERM is raised between two steps: save there."""
+        if isinstance(exception, SIGTERMException):
+            trainer.save_checkpoint(self.path)
