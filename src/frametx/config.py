@@ -52,7 +52,9 @@ class PackagedConf(SearchPathPlugin):
         search_path.append("frametx", f"file://{conf_dir()}")
 
 
-def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], Callable[[], None]]:
+def hydra_main(
+    config_name: str,
+) -> Callable[[Callable[[DictConfig], int | None]], Callable[[], None]]:
     """Decorate an entry's main(cfg) -> exit code (None is 0): compose conf/<config_name>.yaml, run.
 
     A job that fails over a value of the user's (ValueError, OSError) prints one line `error: ...`
@@ -198,7 +200,9 @@ def composition_message(error: Exception, config_name: str, texts: Sequence[str]
         key = message.split("'")[1]
         near = difflib.get_close_matches(key, known_keys(config_name), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return f"{key} is no key of conf/{config_name}.yaml: {hint}see --cfg job (+{key}=... adds one)"
+        return (
+            f"{key} is no key of conf/{config_name}.yaml: {hint}see --cfg job (+{key}=... adds one)"
+        )
     return message
 
 

@@ -47,7 +47,8 @@ def train(cfg: DictConfig) -> Path | None:
         stored = read_checkpoint(cfg.init_from)
         load_weights(module.separator, separator_weights(stored), cfg.init_from)
     stored_recipe = recipe(
-        cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True)), model=cfg.name_of_model
+        cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True)),
+        model=cfg.name_of_model,
     )
     try:
         trainer: L.Trainer = instantiate(cfg.trainer)

@@ -32,7 +32,12 @@ class Ema(EMAWeightAveraging):
         self._average_model.to(pl_module.device)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Average, and until `start_step` simply follow: a checkpoint always holds a usable network."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -137,7 +142,12 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Save at every n-th step and at the last one."""
         is_last = trainer.global_step == trainer.max_steps

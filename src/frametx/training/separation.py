@@ -151,7 +151,10 @@ class SeparationModule(L.LightningModule):
         keys = [f"val/{m}{s}" for m in ("usdr", "si_sdr") for s in ("", *(f"/{s}" for s in stems))]
         sums = torch.tensor(
             [
-                [sum(finite := [v for v in self._scores.get(key, []) if math.isfinite(v)]), len(finite)]
+                [
+                    sum(finite := [v for v in self._scores.get(key, []) if math.isfinite(v)]),
+                    len(finite),
+                ]
                 for key in keys
             ],
             device=self.device,
