@@ -1,4 +1,4 @@
-"""One file that holds a separator: its weights, the config it is built from, and where it comes from.
+"""One file that holds a separator: its weights, the config that builds it, and its origin.
 
 The file is an ordinary Lightning checkpoint with one more key, `frametx`, so that training resumes
 from it and `separate` needs nothing beside it. It is read with weights_only=True, and a stored
@@ -52,12 +52,12 @@ def save_separator(
 
 
 def load_separator(path: Path | str, *, device: torch.device | str = "cpu") -> Separator:
-    """The separator stored in a checkpoint, in evaluation mode, its averaged weights where it has them.
+    """The separator stored in a checkpoint, in evaluation mode, with its averaged weights.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no frametx checkpoint, is damaged, would run code, or its weights do not
-            fit the network that its config describes.
+        ValueError: if it is no frametx checkpoint, is damaged, would run code, or its weights do
+            not fit the network that its config describes.
     """
     stored = read_checkpoint(path)
     config = stored["frametx"]["separator"]

@@ -1,7 +1,7 @@
 """Where YAML lives, and how a command line becomes a config, a job and an exit code.
 
-`hydra_main` is Hydra's own entry point with two things added: conf/ is found in a checkout and in an
-installed wheel alike; and a mistake of the user ends in one line and exit code 2 instead of a
+`hydra_main` is Hydra's own entry point with two things added: conf/ is found in a checkout and in
+an installed wheel alike; and a mistake of the user ends in one line and exit code 2 instead of a
 traceback.
 """
 
@@ -145,7 +145,7 @@ def folder_as_data(arguments: Sequence[str]) -> list[str]:
             pair = [f"data.{role}='{folder / role}'" for role in ("vocals", "instrumental")]
             replaced += ["data=folders", *pair]
         elif (folder / "train" / "vocals").is_dir():
-            replaced += ["data=corpora", f"data.root='{folder}'"]
+            replaced += ["data=corpora", f"paths.corpora_dir='{folder}'"]
         else:
             replaced += ["data=tracks", f"data.root='{folder}'"]
     return replaced

@@ -8,52 +8,162 @@ from typing import Any, cast
 import lightning as L
 import torch
 import torch.distributed
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import get_original_cwd, instantiate
-from hydra._internal.utils import get_args_parser
-from lightning.pytorch.callbacks import ModelCheckpoint
+from hydra.utils import instantiate
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
-from frametx.checkpoint import (
-    load_separator,
-    load_weights,
-    read_checkpoint,
-    recipe,
-    separator_weights,
-)
+from frametx.checkpoint import load_separator, load_weights, read_checkpoint, recipe
+from frametx.checkpoint import separator_weights as weights_of
 from frametx.config import hydra_main
 from frametx.evaluate import evaluate, report
 from frametx.training.callbacks import Recipe
 
 
 def train(cfg: DictConfig) -> Path | None:
-    """Train as the config says; returns the best checkpoint (None where none was written).
+    """Train as the config says; returns the best checkpoint, or the last one without validation.
 
     Raises:
-        ValueError: for values that cannot work, before any process or file is started where possible.
+        ValueError: for values that cannot work, before any process is started where possible.
     """
-    check_devices(cfg)
-    run = Path(cfg.paths.output_dir)
-    resume = resume_from(cfg, run)
+    check_trainer(cfg)
+    resumed = checkpoint_to_resume(cfg)
     L.seed_everything(cfg.seed, workers=True)
     data = instantiate(cfg.data)
-    data.prepare_data()  # before any other process exists: a missing library ends here, in one line
+    data.prepare_data()  # before other processes exist: a missing library ends here, in one line
     module = instantiate(cfg.module)
     if cfg.init_from is not None:
-        stored = read_checkpoint(cfg.init_from)
-        load_weights(module.separator, separator_weights(stored), cfg.init_from)
-    stored_recipe = recipe(
-        cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True)),
-        model=cfg.name_of_model,
-    )
+        load_weights(module.separator, weights_of(read_checkpoint(cfg.init_from)), cfg.init_from)
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True))
+    trainer: L.Trainer = instantiate(cfg.trainer)
+    trainer.callbacks.insert(0, Recipe(recipe=recipe(config, model=model_name(cfg))))
     try:
-        trainer: L.Trainer = instantiate(cfg.trainer)
-        trainer.callbacks.insert(0, Recipe(recipe=stored_recipe))
-        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        data.curriculum.check(trainer.world_size)
+        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
-    return finish(cfg, trainer, data)
+    return best_checkpoint(cfg) if trainer.is_global_zero else None
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """Refuse a trainer that this machine or this kind of training cannot run.
+
+    Raises:
+        ValueError: naming the key, what there is, and the way out.
+    """
+    devices, accelerator = cfg.trainer.devices, cfg.trainer.accelerator
+    wanted = devices if isinstance(devices, int) else None
+    num_gpus = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and num_gpus == 0:
+        raise ValueError(
+            f"trainer.accelerator={accelerator}: this machine has no GPU that torch can use; "
+            "leave it at auto"
+        )
+    if accelerator != "cpu" and wanted is not None and wanted > max(1, num_gpus):
+        raise ValueError(
+            f"trainer.devices={wanted}: this machine has {num_gpus} GPU(s); give at most that "
+            "many, or trainer.accelerator=cpu for as many processes on the CPU"
+        )
+    if cfg.trainer.max_steps < 1:
+        raise ValueError(f"trainer.max_steps={cfg.trainer.max_steps} must be at least 1")
+    if str(cfg.trainer.precision) in ("16", "16-mixed", "16-true"):
+        raise ValueError(
+            f"trainer.precision={cfg.trainer.precision} is not supported: half precision overflows "
+            "in training; use strategy=bf16, or 32-true where the device has no bf16"
+        )
+
+
+def checkpoint_to_resume(cfg: DictConfig) -> str | None:
+    """The checkpoint that ckpt_path names; `last` is this run's own, else the newest of all runs.
+
+    Raises:
+        ValueError: if there is none, or if this run's folder holds one that would be overwritten.
+    """
+    own = Path(cfg.paths.output_dir) / "checkpoints" / "last.ckpt"
+    if cfg.ckpt_path is None:
+        if own.exists() and not is_child_process():
+            raise ValueError(
+                f"{own.parent.parent} already holds a run: ckpt_path=last resumes it, "
+                "name=... starts another"
+            )
+        return None
+    if cfg.ckpt_path != "last":
+        read_checkpoint(cfg.ckpt_path)
+        return str(cfg.ckpt_path)
+    found = sorted(Path(cfg.paths.runs_dir).glob("**/last.ckpt"), key=lambda p: p.stat().st_mtime)
+    if not own.exists() and not found:
+        raise ValueError(f"ckpt_path=last: no run under {cfg.paths.runs_dir} has a last.ckpt")
+    chosen = own if own.exists() else found[-1]
+    print(f"resuming {chosen}", flush=True)
+    return str(chosen)
+
+
+def best_checkpoint(cfg: DictConfig) -> Path | None:
+    """The best checkpoint of a finished run where there was validation, else its last one."""
+    folder = Path(cfg.paths.output_dir) / "checkpoints"
+    return next((p for n in ("best", "last") if (p := folder / f"{n}.ckpt").is_file()), None)
+
+
+def model_name(cfg: DictConfig) -> str:
+    """The name after `model=`."""
+    if HydraConfig.initialized():
+        return str(HydraConfig.get().runtime.choices.get("model"))
+    return str(cfg.model._target_).rpartition(".")[2]
+
+
+def is_child_process() -> bool:
+    """Whether Lightning started this process for a further device."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0
+
+
+def child_command(local_rank: int) -> tuple[list[str], str]:
+    """The command that starts one more process of this job, and the folder to start it in.
+
+    Lightning repeats the command line of the parent, which in a sweep holds all values of all jobs
+    and -m itself: the child then dies on its arguments. This one repeats the overrides of the job.
+    """
+    flags = get_args_parser().parse_args(sys.argv[1:])
+    command = [sys.executable, "-m", "frametx.train"]
+    for flag in ("config_dir", "config_path", "config_name"):
+        if getattr(flags, flag):
+            command += [f"--{flag.replace('_', '-')}", getattr(flags, flag)]
+    hydra = HydraConfig.get()
+    command += hydra.overrides.task
+    command += [
+        f"hydra.run.dir='{hydra.runtime.output_dir}'",
+        f"hydra.job.name=train_process_{local_rank}",
+        "hydra.output_subdir=null",
+    ]
+    return command, hydra.runtime.cwd
+
+
+def leave_process_group() -> None:
+    """Forget the process group and the environment of a job, so that a sweep's next one starts."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+
+
+@hydra_main("train")
+def main(cfg: DictConfig) -> None:
+    """Train, then evaluate the best weights on data.test."""
+    subprocess_script._hydra_subprocess_cmd = child_command
+    try:
+        best = train(cfg)
+    finally:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            leave_process_group()
+    if best is None:
+        return
+    print(f"checkpoint: {best}", flush=True)
+    if cfg.test:
+        test_set = instantiate(cfg.data.test)
+        report(evaluate(load_separator(best), test_set), Path(cfg.paths.output_dir) / "evaluation")
+
+
+if __name__ == "__main__":
+    main()

@@ -39,14 +39,14 @@ class Ema(EMAWeightAveraging):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Average, and until `start_step` simply follow: a checkpoint always holds a usable network."""
+        """Average; until `start_step` simply follow, so that a checkpoint is always usable."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.global_step <= self.start_step and self._average_model is not None:
             self._average_model.module.load_state_dict(pl_module.state_dict())
 
 
 class Recipe(Callback):
-    """Puts the separator's config, the versions, the stage and the data's fingerprint in checkpoints.
+    """Puts the separator's config, versions, stage and the data's fingerprint in checkpoints.
 
     Args:
         recipe: what `frametx.checkpoint.recipe` returned; plain values only.

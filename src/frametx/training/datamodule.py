@@ -1,28 +1,48 @@
 """What training and validation are fed with: samples by step, mixed on the device."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from frametx.audio.stft import Stft
-from frametx.data.library import Library
-from frametx.data.tracks import DrawnMixtures, Mixture
-from frametx.data.voxaug import Voxaug, VoxaugDataset
+from frametx.data.tracks import Mixture
+from frametx.data.voxaug import Voxaug
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.separation import SeparationModule, StepBatch
+
+Crops = dict[str, Tensor]
 
 
 class EvaluationSet(Protocol):
     """Tracks with known stems."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of tracks."""
+        ...
 
-    def __getitem__(self, index: int) -> Mixture: ...
+    def __getitem__(self, index: int) -> Mixture:
+        """One track."""
+        ...
+
+
+class SampleSource(Protocol):
+    """Gives sample number n, so many samples long, wherever and whenever it is asked."""
+
+    def __getitem__(self, key: tuple[int, int]) -> Crops:
+        """The crops of (sample number, length in samples)."""
+        ...
+
+    def describe(self, sample: int, num_samples: int) -> str:
+        """The files behind a sample."""
+        ...
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -35,6 +55,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         max_steps: where it ends.
         rank: of this device.
         world_size: number of devices.
+        repeat_first_step: give every step the samples of step 0.
     """
 
     def __init__(
@@ -46,6 +67,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         max_steps: int,
         rank: int,
         world_size: int,
+        repeat_first_step: bool,
     ) -> None:
         self.curriculum = curriculum
         self.stft = stft
@@ -53,6 +75,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         self.max_steps = max_steps
         self.rank = rank
         self.world_size = world_size
+        self.repeat_first_step = repeat_first_step
 
     def __len__(self) -> int:
         """Steps of the whole run, those before `first_step` included: Lightning counts so."""
@@ -61,8 +84,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Lists of (sample number, crop length in samples)."""
         for step in range(self.first_step, self.max_steps):
-            share = self.curriculum.share(step, rank=self.rank, world_size=self.world_size)
-            length = self.stft.num_samples(self.curriculum.stage(step).frames)
+            drawn = 0 if self.repeat_first_step else step
+            share = self.curriculum.share(drawn, rank=self.rank, world_size=self.world_size)
+            length = self.stft.num_samples(self.curriculum.stage(drawn).frames)
             yield [(share.first_sample + i, length) for i in range(share.num_samples)]
 
 
@@ -90,18 +114,17 @@ class TrackShare(Dataset[Mixture]):
 
     def __getitem__(self, index: int) -> Mixture:
         """One whole track."""
-        if index >= len(self.indices):
-            raise IndexError(index)
         return self.tracks[self.indices[index]]
 
 
-class StemsDataModule(L.LightningDataModule):
-    """The part that is the same wherever stems come from: steps, devices, validation.
+class StepDataModule(L.LightningDataModule, ABC):
+    """What is the same wherever stems come from: steps, devices, validation. Abstract.
 
     Args:
         curriculum: what a step is made of.
         stft: turns its frames into samples.
         num_workers: processes that read audio; 0 reads in the training process.
+        repeat_first_step: train on the samples of step 0 again and again (debug=overfit_one_batch).
     """
 
     def __init__(
@@ -110,8 +133,161 @@ class StemsDataModule(L.LightningDataModule):
         curriculum: ContextCurriculum,
         stft: Stft,
         num_workers: int,
+        repeat_first_step: bool,
     ) -> None:
         super().__init__()
         self.curriculum = curriculum
         self.stft = stft
         self.num_workers = num_workers
+        self.repeat_first_step = repeat_first_step
+        self._source: SampleSource | None = None
+
+    @property
+    def source(self) -> SampleSource:
+        """Where samples come from; opened once in each process."""
+        if self._source is None:
+            self._source = self.open_source()
+        return self._source
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Of the data trained on."""
+
+    @property
+    @abstractmethod
+    def validation_set(self) -> EvaluationSet:
+        """Tracks that training never hears."""
+
+    @abstractmethod
+    def open_source(self) -> SampleSource:
+        """Find and check the audio."""
+
+    @abstractmethod
+    def mix(self, crops: Crops) -> Float[Tensor, "B S C L"]:
+        """Make the stems of the samples, on the device where the crops are."""
+
+    def prepare_data(self) -> None:
+        """Open everything once, so that a user's mistake shows before training starts."""
+        _ = self.source, len(self.validation_set)
+
+    def train_dataloader(self) -> StepLoader:
+        """One batch a step, from the step where the module stands."""
+        trainer = cast(L.Trainer, self.trainer)
+        sampler = StepSampler(
+            curriculum=self.curriculum,
+            stft=self.stft,
+            first_step=cast(SeparationModule, trainer.lightning_module).position,
+            max_steps=trainer.max_steps,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            repeat_first_step=self.repeat_first_step,
+        )
+        return StepLoader(
+            cast(Dataset[Any], self.source),
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            prefetch_factor=4 if self.num_workers else None,
+        )
+
+    def val_dataloader(self) -> DataLoader[Mixture]:
+        """Whole tracks, one at a time, shared out over the devices."""
+        trainer = cast(L.Trainer, self.trainer)
+        share = TrackShare(
+            self.validation_set, rank=trainer.global_rank, world_size=trainer.world_size
+        )
+        return DataLoader(share, batch_size=None)
+
+    def transfer_batch_to_device(
+        self, batch: Crops | Mixture, device: torch.device, dataloader_idx: int
+    ) -> Crops | Mixture:
+        """Training crops go to the device; a whole track stays and is sent chunk by chunk."""
+        if isinstance(batch, Mixture):
+            return batch
+        return {name: crop.to(device, non_blocking=True) for name, crop in batch.items()}
+
+    def on_after_batch_transfer(
+        self, batch: Crops | Mixture, dataloader_idx: int
+    ) -> StepBatch | Mixture:
+        """Mix on the device."""
+        if isinstance(batch, Mixture):
+            return batch
+        trainer = cast(L.Trainer, self.trainer)
+        samples = batch["sample"].tolist()
+        stems = self.mix(batch)
+        step = cast(SeparationModule, trainer.lightning_module).position
+        share = self.curriculum.share(
+            0 if self.repeat_first_step else step,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        assert share.first_sample == samples[0], "the loader and the module disagree about the step"
+        describe = partial(self.source.describe, num_samples=stems.shape[-1])
+        return StepBatch(stems, samples, share.micro_batch, describe)
+
+
+class VoxaugDataModule(StepDataModule):
+    """Random vocals over random instrumentals, a new mixture for every sample of every step.
+
+    Args:
+        vocals: folder, or folders, of isolated voices.
+        instrumental: folder, or folders, of music without voices.
+        exclude: shell patterns of files to leave out.
+        validation: tracks to validate on; null holds out a share of the files and mixes those.
+        test: evaluated when training has ended; by `train.py`, not here.
+        held_out: share of the files of each library to hold out where `validation` is null.
+        held_out_mixtures: how many mixtures are drawn of them.
+        held_out_seconds: length of each.
+        augment: how stems are made of crops.
+        extra_vocals: probability of a second voice over the first.
+        sample_rate: Hz.
+        num_channels: C.
+        seed: of the samples.
+        cache_dir: for indices and, with `decode_once`, audio.
+        decode_once: keep every file decoded (16 bit, at `sample_rate`) in `cache_dir`.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocals: str | Sequence[str],
+        instrumental: str | Sequence[str],
+        exclude: Sequence[str],
+        validation: EvaluationSet | None,
+        test: EvaluationSet | None,
+        held_out: float,
+        held_out_mixtures: int,
+        held_out_seconds: float,
+        augment: Voxaug,
+        extra_vocals: float,
+        sample_rate: int,
+        num_channels: int,
+        seed: int,
+        cache_dir: str,
+        decode_once: bool,
+        curriculum: ContextCurriculum,
+        stft: Stft,
+        num_workers: int,
+        repeat_first_step: bool,
+    ) -> None:
+        super().__init__(
+            curriculum=curriculum,
+            stft=stft,
+            num_workers=num_workers,
+            repeat_first_step=repeat_first_step,
+        )
+        self.roots = {"vocals": vocals, "instrumental": instrumental}
+        self.exclude = tuple(exclude)
+        self.validation = validation
+        self.held_out = held_out
+        self.held_out_mixtures = held_out_mixtures
+        self.held_out_seconds = held_out_seconds
+        self.augment = augment
+        self.extra_vocals = extra_vocals
+        self.sample_rate = sample_rate
+        self.num_channels = num_channels
+        self.seed = seed
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.decode_once = decode_once

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to resume, no drift."""
+"""The learning rate as a pure function of the step: nothing to save, nothing to resume."""
 
 import math
 from typing import Literal
@@ -8,9 +8,13 @@ class WarmupDecay:
     """Rise linearly to 1, then fall to `floor` at `total_steps`, and stay there.
 
     With x = (step - warmup) / (total - warmup), clamped to [0, 1]:
-    `cosine` floor + (1 - floor) (1 + cos(pi x)) / 2, `polynomial` floor + (1 - floor) (1 - x)^power,
-    `constant` 1. The exponent stands outside the bracket and x is clamped: the original family had
-    1 - x^power, which falls to half within a thousand steps and turns negative past the end
+
+        cosine      floor + (1 - floor) (1 + cos(pi x)) / 2
+        polynomial  floor + (1 - floor) (1 - x)^power
+        constant    1
+
+    The exponent stands outside the bracket and x is clamped: the original family had 1 - x^power,
+    which falls to half within a thousand steps and turns negative past the end
     (specs/training.md section 3).
 
     Args:

@@ -191,7 +191,7 @@ class SeparationModule(L.LightningModule):
         behind = "; ".join(f"sample {n}: {batch.describe(n)}" for n in batch.samples)
         message = (
             f"step {self.position - 1} has loss {loss:g} and gradient norm {norm:g}: skipped "
-            f"({self._skipped_in_a_row} in a row, {self.num_skipped} in all). It was made of {behind}"
+            f"({self._skipped_in_a_row} in a row, {self.num_skipped} in all); it was {behind}"
         )
         if self._skipped_in_a_row > self.max_nonfinite:
             raise FloatingPointError(

@@ -1,0 +1,84 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from frametx.config import conf_dir, each_sweep_value_once, folder_as_data
+
+EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+
+
+def frametx(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run an entry as a person does: frametx("train", "model=...")."""
+    command = [sys.executable, "-m", f"frametx.{arguments[0]}", *arguments[1:]]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_every_sweep_value_is_composed_once() -> None:
+    overrides = OverridesParser.create().parse_overrides(["model=a,b,c", "optimizer.lr=1,2", "x=9"])
+    assert each_sweep_value_once(overrides) == [
+        ["model=a", "optimizer.lr=1", "x=9"],
+        ["model=b", "optimizer.lr=2", "x=9"],
+        ["model=c", "optimizer.lr=2", "x=9"],
+    ]
+
+
+def test_a_folder_as_data_becomes_the_file_that_reads_it(tmp_path: Path) -> None:
+    pair = tmp_path / "pair"
+    for role in ("vocals", "instrumental"):
+        (pair / role).mkdir(parents=True)
+    corpus = tmp_path / "corpus"
+    (corpus / "train" / "vocals").mkdir(parents=True)
+    songs = tmp_path / "songs"
+    (songs / "one").mkdir(parents=True)
+    assert folder_as_data([f"data={pair}"])[0] == "data=folders"
+    assert folder_as_data([f"data={pair}"])[1] == f"data.vocals='{pair / 'vocals'}'"
+    assert folder_as_data([f"data={corpus}"])[0] == "data=corpora"
+    assert folder_as_data([f"data={songs}", "a=1"]) == ["data=tracks", f"data.root='{songs}'", "a=1"]
+    assert folder_as_data(["data=demo"]) == ["data=demo"]
+    assert folder_as_data(["data=no_such_thing"]) == ["data=no_such_thing"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str, tmp_path: Path) -> None:
+    overrides = [f"experiment={experiment}", f"paths.output_dir={tmp_path}"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=overrides)
+    assert cfg.separator.stems == ["vocals", "instrumental"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["model=asym_unet"], "model=asym_unet is unknown: did you mean model=asym_unet_mct"),
+        (["optimizer.lrr=1"], "optimizer.lrr is no key of conf/train.yaml: did you mean optimizer.lr"),
+        (["-m", "model=asym_unet_mct,nothing"], "model=nothing is unknown"),
+        (["trainer.devices=64"], "trainer.devices=64"),
+        (["data=folders", "data.vocals=none", "data.instrumental=none"], "vocals: none does not exist"),
+        (["data=folders"], "data.vocals must be given"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_exit_code_2(
+    arguments: list[str], says: str, tmp_path: Path
+) -> None:
+    done = frametx("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+
+
+def test_the_users_own_folder_is_searched_too(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "short.yaml").write_text(
+        "# @package _global_\ntrainer: {max_steps: 7}\n"
+    )
+    arguments = ["--config-dir", "mine", "--cfg", "job", "experiment=short"]
+    done = frametx("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "max_steps: 7" in done.stdout
