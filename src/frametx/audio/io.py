@@ -1,0 +1,276 @@
+"""Audio files: what one holds, its samples in blocks, and writing one that appears only when whole.
+
+Everything goes through libsndfile (wav, flac, ogg, mp3, aiff ...). Every way in which a file can be
+bad ends in a ValueError of one line that begins with the file's path.
+"""
+
+import errno
+import io
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+UNBOUNDED = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")  # keep values beyond +-1
+LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_III")
+WRITE_SAMPLES = (
+    1 << 16
+)  # libsndfile's Vorbis encoder overflows the stack when given minutes at once
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says; `format` and `subtype` in libsndfile's words (WAV, PCM_24 ...)."""
+
+    path: Path
+    num_samples: int
+    sample_rate: int
+    num_channels: int
+    format: str
+    subtype: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def probe(path: Path | str) -> AudioInfo:
+    """Read a file's header.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not audio, holds no samples, or is shorter than its header promises.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        missing = _missing_bytes(path)
+        if missing:
+            raise ValueError(f"{path}: cut short, {missing} bytes of its samples are missing")
+        if file.frames == 0:
+            raise ValueError(f"{path}: holds no samples")
+        if file.frames >= 1 << 48:
+            raise ValueError(f"{path}: does not say how long it is; encode it anew")
+        return AudioInfo(
+            path=path,
+            num_samples=file.frames,
+            sample_rate=file.samplerate,
+            num_channels=file.channels,
+            format=file.format,
+            subtype=file.subtype,
+            tags=file.copy_metadata(),
+        )
+
+
+def read_audio(
+    path: Path | str, *, start: int = 0, num_samples: int | None = None
+) -> Float[Tensor, "C L"]:
+    """Samples `start` .. `start + num_samples` (to the end if None) at the file's own rate.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is bad, ends before, or holds a sample that is not finite.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        if not 0 <= start <= file.frames:
+            raise ValueError(f"{path}: start ({start}) is outside its {file.frames} samples")
+        wanted = file.frames - start if num_samples is None else num_samples
+        try:
+            file.seek(start)
+            samples = file.read(wanted, dtype="float32", always_2d=True)
+        except sf.LibsndfileError as error:
+            raise _undecodable(path, start, error) from error
+    if len(samples) < wanted:
+        raise ValueError(f"{path}: ends at sample {start + len(samples)}, {start + wanted} wanted")
+    _check_finite(samples, path, start, file.samplerate)
+    return torch.from_numpy(samples).T.contiguous()
+
+
+def read_blocks(path: Path | str, *, block_samples: int) -> Iterator[Float[Tensor, "C L"]]:
+    """All samples of a file, in blocks of `block_samples` (the last may be shorter).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is bad, ends early, or holds a sample that is not finite; the blocks
+            before that have been given by then.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        at = 0
+        while True:
+            try:
+                samples = file.read(block_samples, dtype="float32", always_2d=True)
+            except sf.LibsndfileError as error:
+                raise _undecodable(path, at, error) from error
+            if not len(samples):
+                break
+            _check_finite(samples, path, at, file.samplerate)
+            yield torch.from_numpy(samples).T.contiguous()
+            at += len(samples)
+        # An MP3 counts frames, not samples, and decoders differ by a few: only a gap is an error.
+        tolerated = file.samplerate if file.format == "MP3" else 0
+        if at + tolerated < file.frames:
+            raise ValueError(f"{path}: cut short, ends at sample {at} of {file.frames}")
+
+
+class AudioWriter:
+    """Writes a file block by block under a temporary name beside it, and renames it at the end.
+
+    Used as a context manager: leaving it normally puts the file in place (replacing an older one),
+    leaving it by an exception deletes what was written. Integer formats get the nearest step;
+    what lies outside their range is clipped and counted. Lossy formats use their best quality.
+
+    Args:
+        path: of the finished file; missing folders are made.
+        sample_rate: Hz.
+        num_channels: C.
+        format: libsndfile's word for the container (WAV, FLAC, OGG, MP3 ...).
+        subtype: libsndfile's word for the samples (PCM_16, FLOAT, VORBIS ...).
+        tags: title, artist, album ... as `AudioInfo.tags` gives them.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        sample_rate: int,
+        num_channels: int,
+        format: str,
+        subtype: str,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.num_clipped = 0
+        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._header = _header(sample_rate, num_channels, format, subtype)
+        self._subtype = subtype
+        self._tags = dict(tags or {})
+        self._file: sf.SoundFile | None = None
+
+    def __enter__(self) -> "AudioWriter":
+        """Open the temporary file.
+
+        Raises:
+            ValueError: if the format cannot hold such samples.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file = sf.SoundFile(self._part, "w", **self._header)
+        except sf.LibsndfileError as error:
+            self._part.unlink(missing_ok=True)
+            raise ValueError(f"{self.path}: cannot be written: {error.error_string}") from error
+        for name, text in self._tags.items():
+            setattr(self._file, name, text)
+        return self
+
+    def write(self, block: Float[Tensor, "C L"]) -> None:
+        """Append samples.
+
+        Raises:
+            OSError: if the disk does not take them.
+        """
+        assert self._file is not None, "write inside the with block"
+        for part in block.detach().cpu().split(WRITE_SAMPLES, dim=1):
+            try:
+                self._file.write(self._encoded(part.double().numpy().T))
+            except sf.LibsndfileError as error:
+                raise OSError(errno.EIO, error.error_string, str(self.path)) from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Put the file in place, or delete it if something went wrong."""
+        assert self._file is not None
+        self._file.close()
+        if kind is None:
+            self._part.replace(self.path)
+        else:
+            self._part.unlink(missing_ok=True)
+
+    def _encoded(self, samples: np.ndarray) -> np.ndarray:
+        """Integers for integer formats: libsndfile writes floats by another scale than it reads."""
+        if self._subtype in UNBOUNDED:
+            return samples
+        bits = INTEGER_BITS.get(self._subtype)
+        if bits is None:  # mu-law, ADPCM ...
+            return self._clipped(samples, -1.0, 1.0)
+        scale = 2.0 ** (bits - 1)
+        steps = self._clipped(np.rint(samples * scale), -scale, scale - 1)
+        return (steps * 2 ** (32 - bits)).astype(np.int32)  # exact: double precision holds 32 bits
+
+    def _clipped(self, samples: np.ndarray, lowest: float, highest: float) -> np.ndarray:
+        self.num_clipped += int(((samples < lowest) | (samples > highest)).sum())
+        return samples.clip(lowest, highest)
+
+
+def is_writable(*, sample_rate: int, num_channels: int, format: str, subtype: str) -> bool:
+    """Whether libsndfile can write such a file; tried in memory, as only it knows its limits."""
+    try:
+        sf.SoundFile(
+            io.BytesIO(), "w", **_header(sample_rate, num_channels, format, subtype)
+        ).close()
+    except (sf.LibsndfileError, ValueError):
+        return False
+    return True
+
+
+def _header(sample_rate: int, num_channels: int, format: str, subtype: str) -> dict[str, Any]:
+    header = {
+        "samplerate": sample_rate,
+        "channels": num_channels,
+        "format": format,
+        "subtype": subtype,
+    }
+    return header | ({"compression_level": 0.0} if subtype in LOSSY else {})
+
+
+def _opened(path: Path) -> sf.SoundFile:
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: is empty")
+    try:
+        return sf.SoundFile(path)
+    except sf.LibsndfileError as error:
+        raise ValueError(f"{path}: is not audio that can be read: {error.error_string}") from error
+
+
+def _undecodable(path: Path, at: int, error: sf.LibsndfileError) -> ValueError:
+    reason = error.error_string.strip() or "damaged or cut short"
+    return ValueError(f"{path}: cannot be decoded after sample {at}: {reason}")
+
+
+def _check_finite(samples: np.ndarray, path: Path, start: int, sample_rate: int) -> None:
+    if not np.isfinite(samples).all():
+        row, channel = np.argwhere(~np.isfinite(samples))[0]
+        at = start + int(row)
+        raise ValueError(
+            f"{path}: sample {at} ({at / sample_rate:.3f} s) of channel {channel} is "
+            f"{samples[row, channel]}: repair the file"
+        )
+
+
+def _missing_bytes(path: Path) -> int:
+    """How much of its samples a RIFF (wav) or FORM (aiff) file lacks: libsndfile does not mind."""
+    with path.open("rb") as file:
+        kind = file.read(12)[:4]
+        if kind not in (b"RIFF", b"FORM"):
+            return 0
+        order = "little" if kind == b"RIFF" else "big"
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[4:], order)
+            if head[:4] in (b"data", b"SSND"):
+                # Programs that write into a pipe put a huge number here, because they cannot know.
+                is_known = length < 0x7FFF0000
+                return max(0, file.tell() + length - path.stat().st_size) if is_known else 0
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return 0
