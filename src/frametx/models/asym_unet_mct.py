@@ -1,0 +1,249 @@
+"""AsymUNetMCT: a U-Net over frequency with a transformer over frames at every level.
+
+Convolutions halve the bins from level to level and never merge frames. At every level an evolved
+transformer of a few attention maps runs beside the many maps of the U-Net, its frames being tokens; its
+maps join the U-Net's and its attention scores go on to the next level. At the bottom, the bridge,
+convolutional transformers attend between all bins of all frames. On the way up each level's
+transformer also attends to the maps of the encoder's transformer, through gates that choose between
+two chains of scores.
+
+    embedding -> encoder 1 + transformer -------- maps, scores ------> decoder 1 + transformer -> logits
+                   encoder 2 + transformer ------ maps, scores ----> decoder 2 + transformer
+                     ...                                               ...
+                       encoder n (half the bins each) -> bridge -> (twice the bins each)
+
+Inside, the layout is B C T F: C feature maps, F features of a frame, last.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from frametx.nn.convolutional_embedding import ConvolutionalEmbedding
+from frametx.nn.convolutional_transformer_encoder import ConvolutionalTransformerEncoder
+from frametx.nn.frame_decoder import FrameDecoder
+from frametx.nn.frame_encoder import FrameEncoder
+from frametx.nn.frame_transformer_decoder import FrameTransformerDecoder
+from frametx.nn.frame_transformer_encoder import FrameTransformerEncoder
+from frametx.nn.pointwise_conv import PointwiseConv
+from frametx.nn.vocal_band_head import VocalBandHead
+
+
+class AsymUNetMCT(nn.Module):
+    """Magnitudes in [0, 1] to logits of a mask, for any number of frames.
+
+    Args:
+        in_channels: audio channels of the magnitudes.
+        out_channels: channels of logits: stems times audio channels.
+        n_fft: of the STFT; the network takes the `n_fft // 2` bins below the Nyquist bin.
+        channels: maps of the U-Net for every unit of `widths`.
+        widths: maps of each level as multiples of `channels`; the last level is the bridge, and every
+            level but the first halves the bins.
+        num_attention_maps: maps of every transformer above the bridge.
+        num_heads: of every attention.
+        expansion: hidden features of the transformers' feed-forward.
+        num_bridge_layers: convolutional transformers at the bridge; their memory grows with the square
+            of frames times bins left there, so take none with few levels.
+        dropout: probability on the branches of all transformers.
+        encoder_kernel_sizes: of the encoder transformers' second branch and wide convolution.
+        decoder_kernel_sizes: of the decoder transformers' two branches and joining convolution.
+        embedding_widths: maps of the embedding's levels below the first, as multiples of
+            `in_channels`; empty for a single level.
+        embedding_kernel_size: of the convolutions that read the embedding's levels.
+        decoder_dropout: probability inside the residual blocks of the deepest decoders.
+        num_decoder_dropout_levels: how many decoders, from the deepest up, have that dropout.
+        restarts_bridge_residual: the bridge's attention is added to the block's input instead of the
+            running stream: a slip of the original that its weights need.
+        has_vocal_bands: add a side output at the bridge that says when and in which band somebody
+            sings, and let the decoder read it.
+        normalizes_vocal_bands: that output reads the normalised bridge; False leaves the norm's
+            parameters unused, as the original's weights need.
+
+    Attributes:
+        num_bins: bins that `forward` takes and returns.
+
+    Raises:
+        ValueError: if the bins cannot be halved as often as there are levels, or cannot be split into
+            the heads.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        n_fft: int,
+        channels: int,
+        widths: Sequence[int],
+        num_attention_maps: int,
+        num_heads: int,
+        expansion: int,
+        num_bridge_layers: int,
+        dropout: float,
+        encoder_kernel_sizes: Sequence[int],
+        decoder_kernel_sizes: Sequence[int],
+        embedding_widths: Sequence[int],
+        embedding_kernel_size: int,
+        decoder_dropout: float,
+        num_decoder_dropout_levels: int,
+        restarts_bridge_residual: bool,
+        has_vocal_bands: bool,
+        normalizes_vocal_bands: bool,
+    ) -> None:
+        super().__init__()
+        self.num_bins = n_fft // 2
+        _check_halving(n_fft, num_levels=len(widths), name="widths")
+        _check_halving(n_fft, num_levels=1 + len(embedding_widths), name="embedding_widths")
+        num_maps = [channels * width for width in widths]
+        num_features = [self.num_bins >> level for level in range(len(widths))]
+        transformer = {
+            "num_attention_maps": num_attention_maps,
+            "expansion": expansion,
+            "num_heads": num_heads,
+            "dropout": dropout,
+        }
+        bridge = {
+            "num_channels": num_maps[-1],
+            "num_heads": num_heads,
+            "dropout": dropout,
+            "restarts_residual": restarts_bridge_residual,
+        }
+
+        self.embedding = ConvolutionalEmbedding(
+            in_channels=in_channels,
+            num_features=self.num_bins,
+            widths=embedding_widths,
+            kernel_size=embedding_kernel_size,
+        )
+        self.encoders = nn.ModuleList(
+            [
+                FrameEncoder(
+                    in_channels=in_channels + 1,
+                    out_channels=num_maps[0],
+                    num_features=self.num_bins,
+                    downsample=False,
+                )
+            ]
+        )
+        self.encoder_transformers = nn.ModuleList()
+        self.decoders = nn.ModuleList()  # by level, as the encoders: the last is the deepest
+        self.decoder_transformers = nn.ModuleList()
+        for level, (maps, features) in enumerate(zip(num_maps[:-1], num_features, strict=False)):
+            is_deepest = level == len(widths) - 2
+            num_below = num_maps[level + 1]
+            from_below = num_below + num_attention_maps
+            if is_deepest:
+                from_below = num_below + out_channels * has_vocal_bands
+            has_dropout = level >= len(widths) - 1 - num_decoder_dropout_levels
+            self.encoder_transformers.append(
+                FrameTransformerEncoder(
+                    in_channels=maps,
+                    num_features=features,
+                    kernel_sizes=_pair(encoder_kernel_sizes),
+                    **transformer,
+                )
+            )
+            self.encoders.append(
+                FrameEncoder(
+                    in_channels=maps + num_attention_maps,
+                    out_channels=num_below,
+                    num_features=features,
+                    downsample=True,
+                )
+            )
+            self.decoders.append(
+                FrameDecoder(
+                    in_channels=from_below,
+                    skip_channels=maps + num_attention_maps,
+                    out_channels=maps,
+                    num_features=features,
+                    dropout=decoder_dropout if has_dropout else 0.0,
+                )
+            )
+            self.decoder_transformers.append(
+                FrameTransformerDecoder(
+                    in_channels=maps,
+                    num_features=features,
+                    kernel_sizes=_triple(decoder_kernel_sizes),
+                    is_deepest=is_deepest,
+                    **transformer,
+                )
+            )
+        self.bridge = nn.ModuleList(
+            ConvolutionalTransformerEncoder(**bridge) for _ in range(num_bridge_layers)
+        )
+        self.vocal_bands = (
+            VocalBandHead(**bridge, out_channels=out_channels, normalizes=normalizes_vocal_bands)
+            if has_vocal_bands
+            else None
+        )
+        self.out = PointwiseConv(
+            in_channels=num_maps[0] + num_attention_maps, out_channels=out_channels, bias=True
+        )
+
+    def forward(self, magnitude: Float[Tensor, "B C F T"]) -> Float[Tensor, "B C_out F T"]:
+        """Logits whose sigmoid is the mask."""
+        return self.forward_with_vocal_bands(magnitude)[0]
+
+    def forward_with_vocal_bands(
+        self, magnitude: Float[Tensor, "B C F T"]
+    ) -> tuple[Float[Tensor, "B C_out F T"], Float[Tensor, "B C_out F_bridge T"] | None]:
+        """Logits of the mask, and logits of singing per band of the bridge if the network has them."""
+        if magnitude.shape[2] != self.num_bins:
+            raise ValueError(
+                f"magnitude has {magnitude.shape[2]} bins, the network takes {self.num_bins}: "
+                "slice the Nyquist bin away, and use the n_fft the network was made for"
+            )
+        x = magnitude.transpose(2, 3).contiguous()
+        h = self.encoders[0](torch.cat([x, self.embedding(x)], 1))
+        levels, scores = [], None
+        for transformer, encoder in zip(self.encoder_transformers, self.encoders[1:], strict=True):
+            levels.append(transformer(h, scores=scores))
+            scores = levels[-1].scores
+            h = encoder(levels[-1].stream)
+
+        scores = None
+        for layer in self.bridge:
+            h, scores = layer(h, scores=scores)
+        bands = None
+        if self.vocal_bands is not None:
+            bands = self.vocal_bands(h)
+            h = torch.cat([h, bands], 1)
+
+        self_scores, skip_scores = None, None
+        for decoder, transformer, level in zip(
+            reversed(self.decoders),
+            reversed(self.decoder_transformers),
+            reversed(levels),
+            strict=True,
+        ):
+            h, self_scores, skip_scores = transformer(
+                decoder(h, level.stream),
+                skip=level.maps,
+                skip_scores=level.scores,
+                previous_self_scores=self_scores,
+                previous_skip_scores=skip_scores,
+            )
+        logits = self.out(h).transpose(2, 3)
+        return logits, None if bands is None else bands.transpose(2, 3)
+
+
+def _check_halving(n_fft: int, *, num_levels: int, name: str) -> None:
+    halvings = num_levels - 1
+    if n_fft % 2 ** (halvings + 1):
+        raise ValueError(
+            f"n_fft ({n_fft}) gives {n_fft // 2} bins, which cannot be halved {halvings} times for the "
+            f"{num_levels} levels of {name}: take a multiple of {2 ** (halvings + 1)} or fewer levels"
+        )
+
+
+def _pair(sizes: Sequence[int]) -> tuple[int, int]:
+    first, second = sizes
+    return first, second
+
+
+def _triple(sizes: Sequence[int]) -> tuple[int, int, int]:
+    first, second, third = sizes
+    return first, second, third

@@ -1,0 +1,51 @@
+"""Attention between all bins of all frames: the tokens of the bridge."""
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from frametx.nn.residual_attention import residual_attention
+from frametx.nn.rotary import Rotary
+
+
+class ConvolutionalMultiheadAttention(nn.Module):
+    """Multi-head attention whose tokens are (bin, frame) pairs and whose features are the maps.
+
+    Tokens are counted frame by frame within a bin, then bin by bin: n = bin * T + frame. Memory grows
+    with the square of their number, so this belongs where few bins are left.
+
+    Args:
+        num_channels: feature maps.
+        num_heads: groups of maps of equal size.
+        kernel_size: of the four projections, over frames and bins; odd.
+
+    Raises:
+        ValueError: if the maps cannot be split evenly into the heads.
+    """
+
+    def __init__(self, *, num_channels: int, num_heads: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        if num_channels % num_heads:
+            raise ValueError(
+                f"{num_channels} maps cannot be split into {num_heads} heads of equal size: "
+                "take another number of heads or of maps at the bridge"
+            )
+        self.num_heads = num_heads
+        self.scale = num_channels**-0.5
+        self.rotary = Rotary(head_features=num_channels // num_heads)
+        shape = {"kernel_size": kernel_size, "padding": kernel_size // 2}
+        self.to_qkv = nn.Conv2d(num_channels, 3 * num_channels, **shape)
+        self.to_out = nn.Conv2d(num_channels, num_channels, **shape)
+
+    def forward(
+        self, x: Float[Tensor, "B C T F"], *, scores: Float[Tensor, "B H N N"] | None = None
+    ) -> tuple[Float[Tensor, "B C T F"], Float[Tensor, "B H N N"]]:
+        """Attend from every bin of every frame; returns new maps and the scores for the next layer.
+
+        Args:
+            scores: of the layer before, added to this layer's.
+        """
+        qkv = rearrange(self.to_qkv(x), "b (p h d) t f -> p b h (f t) d", p=3, h=self.num_heads)
+        q, k = self.rotary(qkv[:2])
+        attended, scores = residual_attention(q, k, qkv[2], scale=self.scale, scores=scores)
+        return self.to_out(rearrange(attended, "b h (f t) d -> b (h d) t f", t=x.shape[2])), scores

@@ -1,0 +1,53 @@
+"""A positional embedding that also sees the spectrogram: one map, made by a convolutional pyramid."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from frametx.nn.residual_block import ResBlock
+from frametx.nn.sinusoid import sinusoid_table
+
+
+class ConvolutionalEmbedding(nn.Module):
+    """Input and sinusoids go down a pyramid; every level gives one map; the maps are joined to one.
+
+    Each level halves frames and features. Its map is interpolated to full size before joining.
+
+    Args:
+        in_channels: maps that come in.
+        num_features: features of a frame; divisible by two as often as there are widths.
+        widths: maps of every level below the first, as multiples of `in_channels`.
+        kernel_size: of the convolutions that make a level's map; odd.
+    """
+
+    def __init__(
+        self, *, in_channels: int, num_features: int, widths: Sequence[int], kernel_size: int
+    ) -> None:
+        super().__init__()
+        # the first level is as wide as what enters: the input and the sinusoids
+        channels = [in_channels + 1, *(in_channels * width for width in widths)]
+        features = [num_features >> level for level in range(len(channels))]
+        self.extracts = nn.ModuleList(
+            ResBlock(in_channels=c, out_channels=1, num_features=f, kernel_size=kernel_size)
+            for c, f in zip(channels, features, strict=True)
+        )
+        self.encoders = nn.ModuleList(
+            ResBlock(in_channels=c, out_channels=below, num_features=f, stride=(2, 2))
+            for c, below, f in zip(channels, channels[1:], features, strict=False)
+        )
+        self.join = ResBlock(
+            in_channels=len(channels), out_channels=1, num_features=num_features, kernel_size=1
+        )
+
+    def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B 1 T F"]:
+        size = x.shape[2:]
+        table = sinusoid_table(*size, device=x.device).to(x.dtype)
+        h = torch.cat([x, table.expand(len(x), 1, -1, -1)], 1)
+        maps = [self.extracts[0](h)]
+        for encoder, extract in zip(self.encoders, self.extracts[1:], strict=True):
+            h = encoder(h)
+            maps.append(F.interpolate(extract(h), size=size, mode="bilinear", align_corners=True))
+        return self.join(torch.cat(maps, 1))

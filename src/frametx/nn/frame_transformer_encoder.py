@@ -1,0 +1,107 @@
+"""The transformer of an encoder level: frames are tokens, a few maps run in parallel."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from frametx.nn.frame_conv import FrameConv
+from frametx.nn.multichannel_attention import MultichannelMultiheadAttention
+from frametx.nn.multichannel_linear import MultichannelLinear
+from frametx.nn.norm import MultichannelLayerNorm
+from frametx.nn.pointwise_conv import PointwiseConv
+from frametx.nn.squared_relu import squared_relu
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder transformer hands on.
+
+    Attributes:
+        stream: the input and, behind it, the attention maps: what the U-Net goes on with.
+        maps: the attention maps alone: the memory of the decoder of this level.
+        scores: of the attention: for the next level, and for the gates of this level's decoder.
+    """
+
+    stream: Float[Tensor, "B C_stream T F"]
+    maps: Float[Tensor, "B C T F"]
+    scores: Float[Tensor, "B C H T T"]
+
+
+class FrameTransformerEncoder(nn.Module):
+    """Gate, two branches, a wide convolution, attention, feed-forward: each with a norm and a residual.
+
+    Args:
+        in_channels: maps of the U-Net at this level.
+        num_attention_maps: maps the transformer works on; the input is embedded into as many, unless
+            it has as many already.
+        num_features: features of a frame.
+        expansion: hidden features of the feed-forward.
+        num_heads: of the attention between frames.
+        kernel_sizes: of the second branch and of the wide convolution; odd.
+        dropout: probability on every branch.
+
+    Source: So et al., "The Evolved Transformer", 2019, for the order of the branches.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_attention_maps: int,
+        num_features: int,
+        expansion: int,
+        num_heads: int,
+        kernel_sizes: tuple[int, int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        features = num_features
+        maps = {"num_channels": num_attention_maps}
+        frames = maps | {"num_features": features}
+        branch_kernel, context_kernel = kernel_sizes
+        self.embed = embed_maps(in_channels, num_attention_maps)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.norm_gate = MultichannelLayerNorm(**frames)
+        self.gate = MultichannelLinear(**maps, in_features=features, out_features=2 * features)
+        self.norm_branches = MultichannelLayerNorm(**frames)
+        self.branch_linear = MultichannelLinear(**maps, in_features=features, out_features=features)
+        self.branch_conv = FrameConv(**frames, kernel_size=branch_kernel)
+        self.norm_context = MultichannelLayerNorm(**frames)
+        self.context = FrameConv(**frames, kernel_size=context_kernel)
+        self.norm_attention = MultichannelLayerNorm(**frames)
+        self.attention = MultichannelMultiheadAttention(**frames, num_heads=num_heads)
+        self.norm_expand = MultichannelLayerNorm(**frames)
+        self.expand = MultichannelLinear(**maps, in_features=features, out_features=expansion)
+        self.contract = MultichannelLinear(**maps, in_features=expansion, out_features=features)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C_in T F"],
+        *,
+        scores: Float[Tensor, "B C H T T"] | None = None,
+    ) -> EncoderOutput:
+        """Run the branches on the embedded input.
+
+        Args:
+            scores: of the encoder transformer one level up, added to this one's.
+        """
+        drop = self.dropout
+        h = self.embed(x)
+        h = h + drop(F.glu(self.gate(self.norm_gate(h))))
+        z = self.norm_branches(h)
+        branches = squared_relu(self.branch_linear(z)), squared_relu(self.branch_conv(z))
+        h = h + drop(branches[0]) + drop(branches[1])
+        h = h + drop(self.context(self.norm_context(h)))
+        z, scores = self.attention(self.norm_attention(h), scores=scores)
+        h = h + drop(z)
+        h = h + drop(self.contract(squared_relu(self.expand(self.norm_expand(h)))))
+        return EncoderOutput(torch.cat([x, h], 1), h, scores)
+
+
+def embed_maps(in_channels: int, num_attention_maps: int) -> nn.Module:
+    """A 1x1 convolution to the attention maps; nothing where the number is right already."""
+    if in_channels == num_attention_maps:
+        return nn.Identity()
+    return PointwiseConv(in_channels=in_channels, out_channels=num_attention_maps, bias=True)

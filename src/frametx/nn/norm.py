@@ -1,0 +1,42 @@
+"""Normalisation of one frame: over its features, map by map, or over its maps, bin by bin.
+
+Inside a network the layout is B C T F: C feature maps, F features of one frame, last.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class MultichannelLayerNorm(nn.Module):
+    """Layer norm over the features of every frame, with a scale and a shift of its own per map."""
+
+    def __init__(self, *, num_channels: int, num_features: int, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_channels, 1, num_features))
+        self.bias = nn.Parameter(torch.zeros(num_channels, 1, num_features))
+
+    def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C T F"]:
+        features = x.shape[-1:]
+        if (
+            len(self.weight) == 1
+        ):  # one map: the fused kernel knows scale and shift of the last axis
+            return F.layer_norm(x, features, self.weight[0, 0], self.bias[0, 0], self.eps)
+        normal = F.layer_norm(x, features, eps=self.eps)
+        return torch.addcmul(self.bias, normal, self.weight)
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the maps at every frame and bin."""
+
+    def __init__(self, *, num_channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C T F"]:
+        last = x.movedim(1, -1)
+        return F.layer_norm(last, last.shape[-1:], self.weight, self.bias, self.eps).movedim(-1, 1)

@@ -1,0 +1,26 @@
+"""A 1x1 convolution as the matrix product it is."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class PointwiseConv(nn.Module):
+    """Mix the maps with one matrix, the same at every frame and bin."""
+
+    def __init__(self, *, in_channels: int, out_channels: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw everything within one over the square root of the maps that come in."""
+        bound = self.weight.shape[-1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C_out T F"]:
+        y = torch.matmul(self.weight, x.flatten(2)).unflatten(-1, x.shape[2:])
+        return y if self.bias is None else y + self.bias[:, None, None]
