@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 LEVEL = 0.95
-LEAST_TRACKS = 3  # with fewer, the tracks drawn again are the same one or two every time
+LEAST_TRACKS = 5  # with fewer, an end of the interval is little more than the worst or best track
 LEAST_RESAMPLES = 1000  # with fewer, the ends of the interval are themselves noise
 
 
@@ -29,11 +29,7 @@ def bootstrap_interval(
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", section 13.3 (percentile).
     """
-    if resamples < LEAST_RESAMPLES:
-        raise ValueError(
-            f"resamples={resamples} must be at least {LEAST_RESAMPLES}: the ends of a 95 % "
-            "interval rest on the few most extreme resamples"
-        )
+    check_resamples(resamples)
     if len(values) == 0:
         return torch.nan, torch.nan
     generator = torch.Generator().manual_seed(seed)
@@ -42,3 +38,16 @@ def bootstrap_interval(
     tail = (1 - LEVEL) / 2
     low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype))
     return float(low), float(high)
+
+
+def check_resamples(resamples: int) -> None:
+    """Refuse a number of resamples that an interval cannot rest on.
+
+    Raises:
+        ValueError: if there are fewer than 1000.
+    """
+    if resamples < LEAST_RESAMPLES:
+        raise ValueError(
+            f"resamples={resamples} must be at least {LEAST_RESAMPLES}: the ends of a 95 % "
+            "interval rest on the few most extreme resamples"
+        )

@@ -1,0 +1,319 @@
+"""python -m frametx.evaluate: how well a checkpoint takes tracks with known stems apart.
+
+tracks -> mixture -> streaming.separate_waveform -> estimates -> metrics -> table, CSV, JSON
+                                                         |-> pictures and audio of the first few
+"""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from hydra.utils import instantiate
+from jaxtyping import Float
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from frametx.audio.io import AudioWriter
+from frametx.audio.picture import save_picture
+from frametx.checkpoint import load_separator
+from frametx.config import hydra_main
+from frametx.data.tracks import Mixture
+from frametx.metrics.bootstrap import check_resamples
+from frametx.metrics.report import table, write_csv, write_json
+from frametx.metrics.scores import Score, score_track
+from frametx.metrics.summary import Summary, summarise
+from frametx.separator import Separator
+from frametx.streaming import separate_waveform
+
+
+class EvaluationSet(Protocol):
+    """Tracks with known stems."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mixture: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Args:
+        scores: one for each stem of each track, tracks in the order of the set.
+        summaries: one for each stem and metric.
+        audio_seconds: of all tracks together.
+        wall_seconds: spent separating them.
+        facts: what was done with what, for the report.
+    """
+
+    scores: list[Score]
+    summaries: list[Summary]
+    audio_seconds: float
+    wall_seconds: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate(
+    separator: Separator,
+    evaluation_set: EvaluationSet,
+    *,
+    overlap: float = 0.25,
+    batch_size: int = 1,
+    device: torch.device | str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+    on_track: Callable[[int, Mixture, Float[Tensor, "S C L"]], None] | None = None,
+) -> Evaluation:
+    """Separate every track as `separate` would and score it against its stems.
+
+    Args:
+        separator: in evaluation mode.
+        evaluation_set: its stems are in the order of `separator.stems`.
+        overlap: the part of a chunk that the next one sees again.
+        batch_size: chunks that go through the separator at once.
+        device: of the separator; None asks its weights.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        on_track: called with number, track and estimates, e.g. to keep a picture.
+
+    Raises:
+        ValueError: if the set is empty, a track has other stems, or an estimate is not finite.
+    """
+    if len(evaluation_set) == 0:
+        raise ValueError("there is no track to evaluate on: data.test is empty")
+    check_resamples(resamples)  # now, not after hours of separating
+    scores: list[Score] = []
+    audio_seconds = wall_seconds = 0.0
+    for index in track(
+        range(len(evaluation_set)),
+        description="evaluating",
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ):
+        mixture = evaluation_set[index]
+        check_stems(separator, mixture)
+        began = time.perf_counter()
+        estimates = separate_waveform(
+            separator,
+            mixture.stems.sum(dim=0),
+            sample_rate=mixture.sample_rate,
+            overlap=overlap,
+            batch_size=batch_size,
+            device=device,
+        )
+        wall_seconds += time.perf_counter() - began
+        scores += score_track(
+            estimates,
+            mixture.stems,
+            track=mixture.name,
+            stem_names=separator.stems,
+            sample_rate=mixture.sample_rate,
+        )
+        audio_seconds += mixture.stems.shape[-1] / mixture.sample_rate
+        if on_track is not None:
+            on_track(index, mixture, estimates)
+    return Evaluation(
+        scores=scores,
+        summaries=summarise(scores, resamples=resamples, seed=seed),
+        audio_seconds=audio_seconds,
+        wall_seconds=wall_seconds,
+        facts={
+            "num_tracks": len(evaluation_set),
+            "stems": list(separator.stems),
+            "separator_sample_rate": separator.sample_rate,
+            "overlap": overlap,
+            "bootstrap": {"resamples": resamples, "seed": seed},
+        },
+    )
+
+
+def check_stems(separator: Separator, mixture: Mixture) -> None:
+    """Refuse a track whose stems cannot be those that the separator gives.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if mixture.stems.shape[0] != len(separator.stems):
+        raise ValueError(
+            f"track {mixture.name} has {mixture.stems.shape[0]} stems, but the checkpoint "
+            f"separates {list(separator.stems)}: evaluate on data with these stems"
+        )
+
+
+def report(evaluation: Evaluation, output: Path, *, facts: Mapping[str, Any] | None = None) -> None:
+    """Print the table; write tracks.csv and summary.json into a folder.
+
+    Args:
+        evaluation: what `evaluate` returned.
+        output: made where it is missing; older files of these names are replaced.
+        facts: to stand in summary.json beside the evaluation's own, e.g. the checkpoint's path.
+    """
+    speed = evaluation.audio_seconds / max(evaluation.wall_seconds, 1e-9)
+    title = (
+        f"{evaluation.facts['num_tracks']} track(s), {evaluation.audio_seconds:.1f} s of audio "
+        f"separated in {evaluation.wall_seconds:.1f} s ({speed:.1f} times real time)"
+    )
+    if facts is not None and "ckpt" in facts:
+        title = f"{facts['ckpt']}\n{title}"
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(output / "tracks.csv", evaluation.scores)
+    write_json(
+        output / "summary.json",
+        evaluation.summaries,
+        facts={
+            **(facts or {}),
+            **evaluation.facts,
+            "audio_seconds": evaluation.audio_seconds,
+            "wall_seconds": evaluation.wall_seconds,
+        },
+    )
+    # A table cut to the 80 columns of a pipe would lose numbers; a terminal keeps its own width.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(table(evaluation.summaries, title=title))
+    console.print(f"written: {output}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keeps a picture and the audio of the first tracks of an evaluation.
+
+    Args:
+        output: pictures/<track>.png and audio/<track>/<stem>.wav are put below it.
+        stem_names: in the order of the estimates.
+        pictures: of how many tracks.
+        wavs: of how many tracks: the mixture, each estimate, each true stem.
+    """
+
+    output: Path
+    stem_names: tuple[str, ...]
+    pictures: int
+    wavs: int
+
+    def __call__(self, index: int, mixture: Mixture, estimates: Float[Tensor, "S C L"]) -> None:
+        """Write what is wanted of track number `index`."""
+        name = file_name(index, mixture.name)
+        if index < self.pictures:
+            folder = self.output / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            save_picture(
+                folder / f"{name}.png",
+                estimates=estimates,
+                stems=mixture.stems,
+                stem_names=self.stem_names,
+                sample_rate=mixture.sample_rate,
+                title=mixture.name,
+            )
+        if index < self.wavs:
+            folder = self.output / "audio" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            waveforms = {"mixture": mixture.stems.sum(dim=0)}
+            for stem, estimate, truth in zip(
+                self.stem_names, estimates, mixture.stems, strict=True
+            ):
+                waveforms |= {stem: estimate, f"{stem}.truth": truth}
+            for part, waveform in waveforms.items():
+                write_wav(folder / f"{part}.wav", waveform, sample_rate=mixture.sample_rate)
+
+
+def write_wav(path: Path, waveform: Float[Tensor, "C L"], *, sample_rate: int) -> None:
+    """In 32-bit floats, so that an estimate beyond +-1 is kept as it is."""
+    with AudioWriter(
+        path,
+        sample_rate=sample_rate,
+        num_channels=waveform.shape[0],
+        format="WAV",
+        subtype="FLOAT",
+    ) as writer:
+        writer.write(waveform)
+
+
+def file_name(index: int, track: str) -> str:
+    """A track's name as one that every file system takes; the number keeps two of them apart."""
+    safe = re.sub(r"[^\w.-]+", "_", track)
+    return f"{index + 1:03d}_{safe[:80]}"
+
+
+def how_many(key: str, value: object) -> int:
+    """A number of tracks, or `all`.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if value == "all":
+        return sys.maxsize
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{key}={value} must be a number of tracks, 0 or more, or all")
+    return value
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device that `auto` means on this machine, or the one that was named.
+
+    Raises:
+        ValueError: if torch does not know it or this machine does not have it.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name} is none: give auto, cpu, cuda or mps") from error
+    if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
+        there_is = "cpu" if accelerator is None else f"cpu and {accelerator.type}"
+        raise ValueError(f"device={name} is not on this machine, there is {there_is}: device=auto")
+    return device
+
+
+def evaluation_set(cfg: DictConfig, separator: Separator) -> EvaluationSet:
+    """The tracks of `data.test`, else `data.validation`, else what the data holds out.
+
+    Raises:
+        ValueError: if the stems asked for are not the checkpoint's, or the data is not usable.
+    """
+    stems = list(separator.stems)
+    if cfg.stems is not None and list(cfg.stems) != stems:
+        raise ValueError(
+            f"stems={list(cfg.stems)} must be the checkpoint's {stems}, in this order: "
+            "leave the option out to take them from there"
+        )
+    audio = {"sample_rate": separator.sample_rate, "num_channels": separator.num_channels}
+    filled = OmegaConf.merge(cfg, {"stems": stems, "audio": audio})
+    assert isinstance(filled, DictConfig)
+    for part in ("test", "validation"):
+        if filled.data.get(part) is not None:
+            return instantiate(filled.data[part])
+    return instantiate(filled.data).validation_set  # what training with this data holds out
+
+
+@hydra_main("evaluate")
+def main(cfg: DictConfig) -> None:
+    """Evaluate a checkpoint and report."""
+    pictures, wavs = (how_many(key, cfg[key]) for key in ("pictures", "wavs"))
+    device = chosen_device(cfg.device)
+    separator = load_separator(cfg.ckpt, device=device)
+    output = Path(cfg.output or Path(cfg.ckpt).parent / "evaluation")
+    output.mkdir(parents=True, exist_ok=True)
+    evaluation = evaluate(
+        separator,
+        evaluation_set(cfg, separator),
+        overlap=cfg.overlap,
+        batch_size=cfg.batch_size,
+        device=device,
+        resamples=cfg.resamples,
+        seed=cfg.seed,
+        on_track=Keep(output=output, stem_names=separator.stems, pictures=pictures, wavs=wavs),
+    )
+    report(evaluation, output, facts={"ckpt": str(cfg.ckpt), "device": str(device)})
+
+
+if __name__ == "__main__":
+    main()
