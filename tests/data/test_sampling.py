@@ -85,10 +85,10 @@ def test_uniforms_of_a_sample_do_not_depend_on_its_batch() -> None:
 
 
 def test_uniforms_are_uniform_and_uncorrelated() -> None:
-    drawn = uniforms(0, torch.arange(50_000), "pan", 6)
+    drawn = uniforms(0, torch.arange(20_000), "pan", 6)
     assert drawn.min() >= 0
     assert drawn.max() < 1
-    assert (drawn.mean(dim=0) - 0.5).abs().max() < 0.006
-    assert (drawn.var(dim=0) - 1 / 12).abs().max() < 0.002
+    assert (drawn.mean(dim=0) - 0.5).abs().max() < 0.009
+    assert (drawn.var(dim=0) - 1 / 12).abs().max() < 0.003
     off_diagonal = torch.corrcoef(drawn.T) - torch.eye(6)
-    assert off_diagonal.abs().max() < 0.02
+    assert off_diagonal.abs().max() < 0.03

@@ -1,0 +1,212 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from frametx.data.library import Library
+
+RATE = 8_000
+
+
+def write_tone(path: Path, seconds: float = 0.5, *, rate: int = RATE, channels: int = 1) -> Path:
+    time_s = np.arange(round(seconds * rate)) / rate
+    tone = np.repeat(0.5 * np.sin(2 * np.pi * 440 * time_s)[:, None], channels, axis=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone, rate)
+    return path
+
+
+def open_library(root: Path, **options) -> Library:
+    return Library.open(root, role="vocals", cache_dir=root.parent / "cache", **options)
+
+
+def index_file(root: Path) -> Path:
+    (path,) = (root.parent / "cache").glob("library-*.json")
+    return path
+
+
+def count_checks(root: Path) -> tuple[Library, int]:
+    checked = []
+    library = open_library(root, progress=lambda done, total: checked.append((done, total)))
+    assert checked == [(number, len(checked)) for number in range(1, len(checked) + 1)]
+    return library, len(checked)
+
+
+def test_every_format_rate_and_channel_count_is_found_at_any_depth(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    write_tone(root / "b.wav", 0.5)
+    write_tone(root / "a" / "deep" / "c.FLAC", 1.0, rate=48_000, channels=2)
+    write_tone(root / "a" / "d.ogg", 1.5, rate=44_100, channels=2)
+    write_tone(root / "e.Mp3", 2.0, rate=44_100)
+    write_tone(root / ".hidden.wav")
+    (root / "cover.txt").write_text("not audio, and not called so")
+    library = open_library(root)
+    assert [file.name for file in library.files] == ["a/d.ogg", "a/deep/c.FLAC", "b.wav", "e.Mp3"]
+    assert library.rejected == ()
+    assert library.total_seconds == pytest.approx(5.0, abs=0.1)
+    assert [file.num_channels for file in library.files] == [2, 2, 1, 1]
+    assert library.files[1].num_samples == 48_000
+    assert library.files[1].num_samples_at(16_000) == 16_000
+
+
+def test_bad_files_are_left_out_with_their_reason(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    write_tone(root / "good.wav")
+    (root / "text.wav").write_text("this is no audio")
+    (root / "empty.flac").write_bytes(b"")
+    soundfile.write(root / "no_samples.wav", np.zeros((0, 2)), RATE)
+    soundfile.write(root / "silent.wav", np.full(RATE, 3e-5), RATE, subtype="FLOAT")
+    broken = np.full(RATE, 0.1)
+    broken[RATE // 2] = np.nan
+    soundfile.write(root / "nan.wav", broken, RATE, subtype="FLOAT")
+    for suffix in ("wav", "flac"):
+        whole = write_tone(tmp_path / f"whole.{suffix}", 2).read_bytes()
+        (root / f"cut.{suffix}").write_bytes(whole[: len(whole) // 2])
+    library = open_library(root)
+    reasons = {file.name: file.reason for file in library.rejected}
+    assert [file.name for file in library.files] == ["good.wav"]
+    assert set(reasons) == {
+        "text.wav", "empty.flac", "no_samples.wav", "silent.wav", "nan.wav", "cut.wav", "cut.flac",
+    }  # fmt: skip
+    assert all(reason and "\n" not in reason for reason in reasons.values())
+    assert str(root) not in " ".join(reasons.values())
+    assert "no samples" in reasons["no_samples.wav"]
+    assert "silent" in reasons["silent.wav"]
+    assert "0.500 s" in reasons["nan.wav"]
+    assert "cut short" in reasons["cut.wav"]
+
+
+def test_a_library_without_a_usable_file_says_why(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    root.mkdir()
+    with pytest.raises(ValueError, match=r"vocals: no \.wav, .* file in .*songs"):
+        open_library(root)
+    for number in range(5):
+        (root / f"{number}.wav").write_text("text")
+    with pytest.raises(ValueError, match=r"none of the 5 files .* 0\.wav .*; and 2 more"):
+        open_library(root)
+
+
+def test_a_missing_folder_is_named_with_its_role(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"vocals: .*nowhere does not exist; give a folder"):
+        open_library(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"tone\.wav is not a folder"):
+        open_library(write_tone(tmp_path / "tone.wav"))
+
+
+def test_a_second_opening_decodes_nothing_and_gives_the_same(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    for number in range(3):
+        write_tone(root / f"{number}.wav")
+    (root / "bad.wav").write_text("text")
+    first, checked = count_checks(root)
+    assert checked == 4
+    again, checked = count_checks(root)
+    assert checked == 0
+    assert again == first
+
+
+def test_only_changed_files_are_decoded_again_and_removed_ones_are_forgotten(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "songs"
+    for number in range(3):
+        write_tone(root / f"{number}.wav")
+    before = open_library(root)
+    write_tone(root / "1.wav", 0.75)
+    (root / "2.wav").unlink()
+    write_tone(root / "3.wav")
+    after, checked = count_checks(root)
+    assert checked == 2
+    assert [file.name for file in after.files] == ["0.wav", "1.wav", "3.wav"]
+    assert after.files[1].num_samples == 0.75 * RATE
+    assert after.fingerprint != before.fingerprint
+    assert "2.wav" not in index_file(root).read_text()
+
+
+def test_a_damaged_index_is_rebuilt(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    write_tone(root / "a.wav")
+    first = open_library(root)
+    stored = json.loads(index_file(root).read_text())
+    (entry,) = stored["files"].values()
+    del entry["peak"]
+    for content in ("{", "[]", '{"version": 1}', json.dumps(stored), ""):
+        index_file(root).write_text(content)
+        assert open_library(root) == first
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".json"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_looked_at_again(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    write_tone(root / "a.wav")
+    locked = write_tone(root / "b.wav")
+    locked.chmod(0)
+    assert "ermission" in open_library(root).rejected[0].reason
+    locked.chmod(0o600)
+    assert open_library(root).rejected == ()
+
+
+def test_a_moved_library_keeps_its_fingerprint_and_its_split(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    for number in range(8):
+        write_tone(root / f"{number}.wav")
+    here = open_library(root)
+    there = open_library(Path(shutil.copytree(root, tmp_path / "elsewhere" / "songs")))
+    assert there.fingerprint == here.fingerprint
+    for mine, theirs in zip(here.split(0.3), there.split(0.3), strict=True):
+        assert [file.name for file in mine.files] == [file.name for file in theirs.files]
+
+
+def test_several_roots_and_excluded_patterns(tmp_path: Path) -> None:
+    for name in ("one/a.wav", "one/live/b.wav", "two/a.wav"):
+        write_tone(tmp_path / name)
+    roots = [tmp_path / "one", str(tmp_path / "two"), tmp_path / "one"]
+    library = Library.open(roots, role="v", cache_dir=tmp_path / "cache", exclude=["live/*"])
+    assert [file.path.parent.name for file in library.files] == ["one", "two"]
+    alone = Library.open(roots[1], role="v", cache_dir=tmp_path / "cache", exclude="*b.wav")
+    assert [file.name for file in alone.files] == ["a.wav"]
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    write_tone(root / "a.wav")
+    (root / "again").symlink_to(root)
+    (root / "dead.wav").symlink_to(root / "nowhere.wav")
+    write_tone(tmp_path / "other" / "b.wav")
+    (root / "linked").symlink_to(tmp_path / "other")
+    assert [file.name for file in open_library(root).files] == ["a.wav", "linked/b.wav"]
+
+
+def test_a_split_divides_and_keeps_sides_when_files_come(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    source = write_tone(root / "0.wav", 0.05)
+    for number in range(1, 60):
+        shutil.copy(source, root / f"{number}.wav")
+    train, held_out = open_library(root).split(0.25)
+    assert {*train.files} | {*held_out.files} == {*open_library(root).files}
+    assert not {*train.files} & {*held_out.files}
+    assert 5 <= len(held_out.files) <= 25
+    for number in range(60, 90):
+        shutil.copy(source, root / f"{number}.wav")
+    later_train, later_held_out = open_library(root).split(0.25)
+    assert {*train.files} <= {*later_train.files}
+    assert {*held_out.files} <= {*later_held_out.files}
+
+
+def test_a_split_leaves_no_side_empty(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    write_tone(root / "a.wav")
+    with pytest.raises(ValueError, match=r"a single file \(a\.wav\) cannot be divided"):
+        open_library(root).split(0.1)
+    write_tone(root / "b.wav")
+    for share in (0.001, 0.5, 0.999):
+        train, held_out = open_library(root).split(share)
+        assert (len(train.files), len(held_out.files)) == (1, 1)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        open_library(root).split(1.0)
