@@ -141,6 +141,22 @@ def test_a_damaged_index_is_rebuilt(tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".json"]
 
 
+def test_stopping_halfway_keeps_what_was_learnt(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    for number in range(12):
+        write_tone(root / f"{number}.wav")
+
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_library(root, progress=stop)
+    library, checked = count_checks(root)
+    assert checked == 7
+    assert len(library.files) == 12
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_looked_at_again(tmp_path: Path) -> None:
     root = tmp_path / "songs"

@@ -28,16 +28,20 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> tuple[Library, Librar
 
 
 def make_dataset(
-    libraries: tuple[Library, Library], *, extra: float = 0.3, seed: int = 0, channels: int = 2
+    libraries: tuple[Library, Library],
+    *,
+    extra: float = 0.3,
+    seed: int = 0,
+    decode_cache_dir: Path | None = None,
 ) -> VoxaugDataset:
     return VoxaugDataset(
         vocals=libraries[0],
         instrumental=libraries[1],
         seed=seed,
         sample_rate=RATE,
-        num_channels=channels,
+        num_channels=2,
         extra_vocals_probability=extra,
-        decode_cache_dir=None,
+        decode_cache_dir=decode_cache_dir,
     )
 
 
@@ -70,12 +74,15 @@ def rms_db(waveform: Tensor) -> Tensor:
     return 10 * waveform.square().mean(dim=(-2, -1)).log10()
 
 
+@pytest.mark.parametrize("keeps_decoded", [False, True])
 def test_a_sample_is_the_same_in_every_worker_order_and_copy(
-    libraries: tuple[Library, Library],
+    libraries: tuple[Library, Library], tmp_path: Path, keeps_decoded: bool
 ) -> None:
     samples = [[(n, NUM_SAMPLES) for n in numbers] for numbers in ([5, 0, 9], [3, 2], [8])]
-    alone = make_dataset(libraries)
-    loader = DataLoader(make_dataset(libraries), batch_sampler=samples, num_workers=2)
+    mine, theirs = (tmp_path / "mine", tmp_path / "theirs") if keeps_decoded else (None, None)
+    alone = make_dataset(libraries, decode_cache_dir=mine)
+    workers = make_dataset(libraries, decode_cache_dir=theirs)
+    loader = DataLoader(workers, batch_sampler=samples, num_workers=2)
     for keys, batch in zip(samples, loader, strict=True):
         for row, key in enumerate(keys):
             for name, expected in alone[key].items():
