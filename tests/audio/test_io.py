@@ -108,13 +108,12 @@ def test_a_failed_write_leaves_nothing_and_an_older_file_alone(tmp_path: Path) -
 
 
 def test_a_format_that_cannot_hold_the_samples_is_refused(tmp_path: Path) -> None:
-    kind = {"format": "MP3", "subtype": "MPEG_LAYER_III"}
-    assert is_writable(sample_rate=48_000, num_channels=2, **kind)
-    assert not is_writable(sample_rate=96_000, num_channels=2, **kind)
-    with (
-        pytest.raises(ValueError, match=r"x\.mp3: cannot be written"),
-        AudioWriter(tmp_path / "x.mp3", sample_rate=96_000, num_channels=2, **kind),
-    ):
+    format, subtype = "MP3", "MPEG_LAYER_III"
+    assert is_writable(sample_rate=48_000, num_channels=2, format=format, subtype=subtype)
+    assert not is_writable(sample_rate=96_000, num_channels=2, format=format, subtype=subtype)
+    path = tmp_path / "x.mp3"
+    writer = AudioWriter(path, sample_rate=96_000, num_channels=2, format=format, subtype=subtype)
+    with pytest.raises(ValueError, match=r"x\.mp3: cannot be written"), writer:
         pass
     assert not list(tmp_path.iterdir())
 

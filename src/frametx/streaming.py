@@ -1,0 +1,274 @@
+"""Take apart audio of any length in constant memory: blocks in, blocks out.
+
+    blocks C L at the input's rate ----------------------------------------> held
+      -> resample -> chunks -> separator -> overlap-add -> resample -> S-1 stems
+                                             last stem = held - the others
+
+One stem, the remainder, is what the others leave of the input at the input's own rate and channels.
+So the stems sum to the input, and what a model of a lower rate cannot hear stays in the remainder.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from frametx.audio.chunking import Chunk, OverlapAdder, Splitter, hop_samples
+from frametx.audio.resample import StreamResampler
+from frametx.separator import Separator
+
+Block = Float[Tensor, "C _"]  # L differs from block to block
+Stems = Float[Tensor, "S C _"]
+BLOCK_SAMPLES = 1 << 18  # what separate_waveform hands over at once
+
+
+def separate_blocks(
+    separator: Separator,
+    blocks: Iterable[Block],
+    *,
+    sample_rate: int,
+    overlap: float,
+    batch_size: int,
+    device: torch.device | str,
+    remainder: str | None = None,
+    chunk_samples: int | None = None,
+) -> Iterator[Stems]:
+    """Stems of a stream, block by block, on the CPU; in all as many samples as came in.
+
+    The blocks that come out depend neither in value nor in number of samples on how the stream was
+    cut. A mono stream is doubled for a stereo separator and averaged back; channels beyond what the
+    separator takes go through it in groups, as items of the batch.
+
+    Args:
+        separator: in evaluation mode, on `device`.
+        blocks: consecutive pieces of the mixture, all with the same C.
+        sample_rate: of the blocks, Hz.
+        overlap: the part of a chunk that the next one sees again, 0 <= overlap < 1.
+        batch_size: items that go through the separator at once.
+        device: of the separator.
+        remainder: the stem that is the mixture minus the others; None is the instrumental, else the
+            last. A separator of a single stem has none.
+        chunk_samples: at the separator's rate; None is what the separator likes.
+
+    Raises:
+        ValueError: if an option is out of its range.
+    """
+    chunk_samples = separator.chunk_samples if chunk_samples is None else chunk_samples
+    hop = hop_samples(chunk_samples, overlap)
+    if batch_size < 1:
+        raise ValueError(f"batch_size ({batch_size}) must be at least 1")
+    rest = remainder_index(separator.stems, remainder)
+    return _stems(
+        separator,
+        blocks,
+        rates=(sample_rate, separator.sample_rate),
+        chunks=(chunk_samples, hop),
+        batch_size=batch_size,
+        device=device,
+        rest=rest,
+    )
+
+
+def separate_waveform(
+    separator: Separator,
+    mixture: Float[Tensor, "C L"],
+    *,
+    sample_rate: int,
+    overlap: float = 0.25,
+    batch_size: int = 1,
+    device: torch.device | str | None = None,
+    remainder: str | None = None,
+    chunk_samples: int | None = None,
+) -> Float[Tensor, "S C L"]:
+    """Stems of a waveform that fits into memory, on its device; see `separate_blocks`.
+
+    Args:
+        separator: in evaluation mode.
+        mixture: a whole track, at least 1 sample.
+        sample_rate: of the mixture, Hz.
+        overlap: the part of a chunk that the next one sees again, 0 <= overlap < 1.
+        batch_size: items that go through the separator at once.
+        device: of the separator; None asks its weights.
+        remainder: the stem that is the mixture minus the others.
+        chunk_samples: at the separator's rate; None is what the separator likes.
+    """
+    assert mixture.shape[1] >= 1, "an empty mixture has no stems"
+    stems = separate_blocks(
+        separator,
+        mixture.cpu().split(BLOCK_SAMPLES, dim=1),
+        sample_rate=sample_rate,
+        overlap=overlap,
+        batch_size=batch_size,
+        device=device_of(separator) if device is None else device,
+        remainder=remainder,
+        chunk_samples=chunk_samples,
+    )
+    return torch.cat(list(stems), dim=2).to(mixture.device)
+
+
+def remainder_index(stems: tuple[str, ...], remainder: str | None) -> int | None:
+    """Which stem is the mixture minus the others; None if there is but one.
+
+    Raises:
+        ValueError: if the stem asked for is none of them.
+    """
+    if remainder is not None and remainder not in stems:
+        raise ValueError(f"remainder={remainder} must be one of the stems {list(stems)}")
+    if len(stems) == 1:
+        return None
+    if remainder is None:
+        remainder = "instrumental" if "instrumental" in stems else stems[-1]
+    return stems.index(remainder)
+
+
+def device_of(separator: Separator) -> torch.device:
+    """Where the separator's weights lie; the CPU if it has none."""
+    assert isinstance(separator, nn.Module)
+    return next((weight.device for weight in separator.parameters()), torch.device("cpu"))
+
+
+def _stems(
+    separator: Separator,
+    blocks: Iterable[Block],
+    *,
+    rates: tuple[int, int],
+    chunks: tuple[int, int],
+    batch_size: int,
+    device: torch.device | str,
+    rest: int | None,
+) -> Iterator[Stems]:
+    held = Held()
+    others = [index for index in range(len(separator.stems)) if index != rest]
+    outer, inner = rates
+    estimates = _estimates(
+        separator,
+        _resampled(held.remember(blocks), outer, inner),
+        chunks=chunks,
+        batch_size=batch_size,
+        device=device,
+    )
+    for stems in _resampled((block[others] for block in estimates), inner, outer):
+        mixture = held.take(stems.shape[2])
+        stems = stems[:, :, : mixture.shape[1]]  # rounded up twice: a few samples may be too many
+        if rest is not None:
+            # In double precision, so that the sum of the stems is rounded only once.
+            left = (mixture.double() - stems.double().sum(dim=0)).float()
+            stems = torch.cat([stems[:rest], left[None], stems[rest:]])
+        if stems.shape[2]:
+            yield stems
+    assert held.num_samples == 0, "the stems are shorter than the mixture"
+
+
+def _estimates(
+    separator: Separator,
+    blocks: Iterable[Block],
+    *,
+    chunks: tuple[int, int],
+    batch_size: int,
+    device: torch.device | str,
+) -> Iterator[Stems]:
+    """Chunks through the separator and back together, all at the separator's rate."""
+    chunk_samples, hop = chunks
+    splitter = Splitter(chunk_samples=chunk_samples, hop=hop)
+    adder = OverlapAdder(chunk_samples=chunk_samples, hop=hop)
+    waiting: list[Chunk] = []
+    owed = 0
+
+    def run(batch: list[Chunk]) -> Iterator[Stems]:
+        if not batch:
+            return
+        mixtures = torch.stack([chunk.samples for chunk in batch])
+        estimates = _separated(separator, mixtures, batch_size=batch_size, device=device)
+        for chunk, estimate in zip(batch, estimates, strict=True):
+            yield adder.add(estimate, chunk.num_settled)
+
+    for block in blocks:
+        waiting += splitter.push(block)
+        owed += block.shape[1]
+        # As many chunks as fill a batch, whatever the block: the same batches for any block size.
+        num_groups = -(-block.shape[0] // separator.num_channels)
+        at_once = max(1, batch_size // num_groups)
+        while len(waiting) >= at_once:
+            for settled in run(waiting[:at_once]):
+                owed -= settled.shape[2]
+                yield settled
+            del waiting[:at_once]
+    waiting += splitter.finish()
+    if not owed:
+        return
+    for settled in run(waiting):
+        owed -= settled.shape[2]
+        yield settled
+    yield adder.finish()[:, :, :owed]
+
+
+def _separated(
+    separator: Separator,
+    mixtures: Float[Tensor, "B C L"],
+    *,
+    batch_size: int,
+    device: torch.device | str,
+) -> Float[Tensor, "B S C L"]:
+    """The separator over mixtures of any number of channels."""
+    num_mixtures, num_channels, _ = mixtures.shape
+    lacking = -num_channels % separator.num_channels
+    filled = torch.cat([mixtures, mixtures[:, -1:].expand(-1, lacking, -1)], dim=1)
+    items = rearrange(filled, "b (group c) l -> (b group) c l", c=separator.num_channels)
+    with torch.inference_mode():
+        batches = [separator(batch.to(device)).float().cpu() for batch in items.split(batch_size)]
+    estimates = rearrange(torch.cat(batches), "(b group) s c l -> b s (group c) l", b=num_mixtures)
+    if not lacking:
+        return estimates
+    last = num_channels - 1  # went in more than once: its copies are averaged
+    averaged = estimates[:, :, last:].mean(dim=2, keepdim=True)
+    return torch.cat([estimates[:, :, :last], averaged], dim=2)
+
+
+def _resampled(
+    blocks: Iterable[Float[Tensor, "*any _"]], orig: int, new: int
+) -> Iterator[Float[Tensor, "*any _"]]:
+    """Blocks with samples in the last dimension, at another rate; untouched if it is the same."""
+    if orig == new:
+        yield from blocks
+        return
+    resampler: StreamResampler | None = None
+    leading: torch.Size = torch.Size()
+    for block in blocks:
+        if resampler is None:
+            leading = block.shape[:-1]
+            resampler = StreamResampler(orig=orig, new=new, num_channels=leading.numel())
+        yield resampler.push(block.reshape(leading.numel(), -1)).reshape(*leading, -1)
+    if resampler is not None:
+        yield resampler.finish().reshape(*leading, -1)
+
+
+class Held:
+    """The mixture between the moment it came in and the moment its stems are ready."""
+
+    def __init__(self) -> None:
+        self.num_samples = 0
+        self._blocks: deque[Tensor] = deque()
+
+    def remember(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """The same blocks, kept until they are taken."""
+        for block in blocks:
+            self._blocks.append(block)
+            self.num_samples += block.shape[1]
+            yield block
+
+    def take(self, num_samples: int) -> Float[Tensor, "C L"]:
+        """The oldest samples, `num_samples` of them or as many as there are."""
+        taken: list[Tensor] = []
+        wanted = min(num_samples, self.num_samples)
+        self.num_samples -= wanted
+        while wanted > 0:
+            block = self._blocks.popleft()
+            if block.shape[1] > wanted:
+                self._blocks.appendleft(block[:, wanted:])
+                block = block[:, :wanted]
+            taken.append(block)
+            wanted -= block.shape[1]
+        return torch.cat(taken, dim=1) if taken else torch.empty(1, 0)
