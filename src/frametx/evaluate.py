@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from frametx import __version__
 from frametx.audio.io import AudioWriter
 from frametx.audio.picture import save_picture
 from frametx.checkpoint import load_separator
@@ -312,7 +314,14 @@ def main(cfg: DictConfig) -> None:
         seed=cfg.seed,
         on_track=Keep(output=output, stem_names=separator.stems, pictures=pictures, wavs=wavs),
     )
-    report(evaluation, output, facts={"ckpt": str(cfg.ckpt), "device": str(device)})
+    facts = {
+        "ckpt": str(cfg.ckpt),
+        "data": HydraConfig.get().runtime.choices["data"],
+        "data_root": cfg.data.get("root"),
+        "device": str(device),
+        "version": __version__,
+    }
+    report(evaluation, output, facts=facts)
 
 
 if __name__ == "__main__":
