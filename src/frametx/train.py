@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.strategies.launchers import subprocess_script
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from frametx.checkpoint import load_separator, load_weights, read_checkpoint, recipe
@@ -38,7 +38,7 @@ def train(cfg: DictConfig) -> Path | None:
     if cfg.init_from is not None:
         load_weights(module.separator, weights_of(read_checkpoint(cfg.init_from)), cfg.init_from)
     config = cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True))
-    trainer: L.Trainer = instantiate(cfg.trainer)
+    trainer = instantiate(cfg.trainer)
     trainer.callbacks.insert(0, Recipe(recipe=recipe(config, model=model_name(cfg))))
     try:
         data.curriculum.check(trainer.world_size)
@@ -151,7 +151,7 @@ def leave_process_group() -> None:
 @hydra_main("train")
 def main(cfg: DictConfig) -> None:
     """Train, then evaluate the best weights on data.test."""
-    subprocess_script._hydra_subprocess_cmd = child_command
+    setattr(subprocess_script, "_hydra_subprocess_cmd", child_command)  # noqa: B010 - a private name
     try:
         best = train(cfg)
     finally:

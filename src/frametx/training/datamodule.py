@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from frametx.audio.stft import Stft
 from frametx.data.tracks import Mixture
 from frametx.data.voxaug import Voxaug
+from frametx.data.library import Library
+from frametx.data.tracks import DrawnMixtures, Mixture
+from frametx.data.voxaug import Voxaug, VoxaugDataset
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.separation import SeparationModule, StepBatch
 
@@ -141,6 +144,7 @@ class StepDataModule(L.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.repeat_first_step = repeat_first_step
         self._source: SampleSource | None = None
+        self._samples: list[int] = []
 
     @property
     def source(self) -> SampleSource:
@@ -206,6 +210,7 @@ class StepDataModule(L.LightningDataModule, ABC):
         """Training crops go to the device; a whole track stays and is sent chunk by chunk."""
         if isinstance(batch, Mixture):
             return batch
+        self._samples = batch["sample"].tolist()  # before they leave: reading them back would wait
         return {name: crop.to(device, non_blocking=True) for name, crop in batch.items()}
 
     def on_after_batch_transfer(
@@ -215,7 +220,7 @@ class StepDataModule(L.LightningDataModule, ABC):
         if isinstance(batch, Mixture):
             return batch
         trainer = cast(L.Trainer, self.trainer)
-        samples = batch["sample"].tolist()
+        samples = self._samples
         stems = self.mix(batch)
         step = cast(SeparationModule, trainer.lightning_module).position
         share = self.curriculum.share(
@@ -291,3 +296,57 @@ class VoxaugDataModule(StepDataModule):
         self.seed = seed
         self.cache_dir = Path(cache_dir).expanduser()
         self.decode_once = decode_once
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both libraries."""
+        return "-".join(library.fingerprint for library in self.libraries.values())
+
+    @cached_property
+    def libraries(self) -> dict[str, Library]:
+        """What is trained on: all files, or those that are not held out."""
+        return {role: parts[0] for role, parts in self._parts.items()}
+
+    @property
+    def validation_set(self) -> EvaluationSet:
+        """The tracks given, else mixtures of the files held out."""
+        if self.validation is not None:
+            return self.validation
+        held = {role: parts[1] for role, parts in self._parts.items()}
+        return DrawnMixtures(
+            vocals=held["vocals"],
+            instrumental=held["instrumental"],
+            count=self.held_out_mixtures,
+            seconds=self.held_out_seconds,
+            seed=self.seed,
+            sample_rate=self.sample_rate,
+            num_channels=self.num_channels,
+        )
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[Library, Library]]:
+        """By role, what is trained on and what is held out (all of it where tracks are given)."""
+        parts: dict[str, tuple[Library, Library]] = {}
+        for role, roots in self.roots.items():
+            library = Library.open(
+                roots, role=role, cache_dir=self.cache_dir, exclude=self.exclude
+            )
+            hold = self.validation is None
+            parts[role] = library.split(self.held_out) if hold else (library, library)
+        return parts
+
+    def open_source(self) -> SampleSource:
+        """The crops of both libraries."""
+        return VoxaugDataset(
+            vocals=self.libraries["vocals"],
+            instrumental=self.libraries["instrumental"],
+            seed=self.seed,
+            sample_rate=self.sample_rate,
+            num_channels=self.num_channels,
+            extra_vocals_probability=self.extra_vocals,
+            decode_cache_dir=self.cache_dir / "decoded" if self.decode_once else None,
+        )
+
+    def mix(self, crops: Crops) -> Float[Tensor, "B S C L"]:
+        """Transform each stem by itself, on the device."""
+        return self.augment(crops)

@@ -1,0 +1,75 @@
+"""What several tests share: a tiny run on made-up audio."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from frametx.config import conf_dir
+from frametx.data.synthetic import write_synthetic_libraries
+
+# One level less, one map, short crops: two steps take a fraction of a second.
+TINY = [
+    "audio=16k_mono",
+    "audio.n_fft=64",
+    "audio.hop_length=32",
+    "audio.chunk_frames=64",
+    "model=asym_unet_mct_tiny",
+    "model.dropout=0.1",
+    "data=folders",
+    "data.num_workers=0",
+    "data.held_out=0.34",
+    "data.held_out_mixtures=1",
+    "data.held_out_seconds=0.5",
+    "trainer.accelerator=cpu",
+    "trainer.val_check_interval=1000",
+    "trainer.log_every_n_steps=1",
+    "trainer.enable_progress_bar=false",
+    "~callbacks.progress",
+    "trainer.enable_model_summary=false",
+    "curriculum.stages=[{until_step:null,frames:9,batch_size:2,accumulate:2}]",
+    "scheduler.warmup_steps=1",
+    "scheduler.total_steps=20",
+    "callbacks.ema.start_step=1",
+    "test=false",
+    "paths.runs_dir=runs",
+]
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with vocals/ and instrumental/, three short files each, and a cache beside them."""
+    root = tmp_path_factory.mktemp("libraries")
+    write_synthetic_libraries(root, seconds=1.5, num_files=3, sample_rate=16_000, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides(libraries: Path) -> list[str]:
+    """The command line of a tiny run on that folder."""
+    return [
+        *TINY,
+        f"data.vocals={libraries / 'vocals'}",
+        f"data.instrumental={libraries / 'instrumental'}",
+        f"paths.cache_dir={libraries / 'cache'}",
+    ]
+
+
+@pytest.fixture(scope="session")
+def compose_tiny(tiny_overrides: list[str]) -> Callable[..., DictConfig]:
+    """Compose a tiny run whose files go to `output`, with further overrides."""
+
+    def compose_run(output: Path, *overrides: str) -> DictConfig:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("train", [*tiny_overrides, f"paths.output_dir={output}", *overrides])
+
+    return compose_run
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents."""
+    return torch.load(path, weights_only=True)

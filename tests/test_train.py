@@ -1,0 +1,197 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from frametx.checkpoint import load_separator
+from frametx.train import train
+
+Compose = Callable[..., DictConfig]
+GROWING = (
+    "curriculum.stages=[{until_step:3,frames:9,batch_size:4,accumulate:1},"
+    "{until_step:null,frames:17,batch_size:2,accumulate:2}]"
+)
+
+
+def last(run: Path) -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def assert_same_run(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Weights, average, optimiser, schedule and counters, to the last bit."""
+    assert one["global_step"] == other["global_step"]
+    assert one["frametx"]["stage"] == other["frametx"]["stage"]
+    for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(one[key], other[key], atol=0, rtol=0)
+    torch.testing.assert_close(one["averaging_state"], other["averaging_state"], atol=0, rtol=0)
+
+
+def test_resume_is_exact_across_a_stage(tmp_path: Path, compose_tiny: Compose) -> None:
+    train(compose_tiny(tmp_path / "whole", GROWING, "trainer.max_steps=6"))
+    train(compose_tiny(tmp_path / "half", GROWING, "trainer.max_steps=2"))
+    half = tmp_path / "half" / "checkpoints" / "last.ckpt"
+    train(compose_tiny(tmp_path / "rest", GROWING, "trainer.max_steps=6", f"ckpt_path={half}"))
+    assert last(tmp_path / "half")["frametx"]["stage"] == 0
+    assert last(tmp_path / "rest")["frametx"]["stage"] == 1
+    assert_same_run(last(tmp_path / "rest"), last(tmp_path / "whole"))
+    with pytest.raises(AssertionError):  # the comparison can fail
+        assert_same_run(last(tmp_path / "half"), last(tmp_path / "whole"))
+
+
+def test_a_killed_run_resumes_exactly(
+    tmp_path: Path, tiny_overrides: list[str], compose_tiny: Compose
+) -> None:
+    settings = (GROWING, "trainer.max_steps=400", "callbacks.last.every_n_steps=5")
+    command = [sys.executable, "-m", "frametx.train", *tiny_overrides, *settings, "name=killed"]
+    saved = tmp_path / "runs" / "killed" / "checkpoints" / "last.ckpt"
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not saved.exists() and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    step = torch.load(saved, weights_only=True)["global_step"]
+    assert 0 < step < 400
+    until = f"trainer.max_steps={step + 4}"
+    train(compose_tiny(tmp_path / "rest", GROWING, until, f"ckpt_path={saved}"))
+    train(compose_tiny(tmp_path / "whole", GROWING, until))
+    assert_same_run(last(tmp_path / "rest"), last(tmp_path / "whole"))
+
+
+def test_two_ranks_take_the_step_of_one(
+    tmp_path: Path, tiny_overrides: list[str], compose_tiny: Compose
+) -> None:
+    """Without dropout, one step of plain gradient descent shows the gradient itself."""
+    settings = [
+        "model.dropout=0",
+        "optimizer={_target_:torch.optim.SGD,_partial_:true,lr:1.0}",
+        "module.weight_decay=0",
+        "scheduler.shape=constant",
+        "scheduler.warmup_steps=0",
+        "trainer.max_steps=1",
+    ]
+    one = compose_tiny(tmp_path / "one", *settings)
+    train(one)
+    command = [sys.executable, "-m", "frametx.train", *tiny_overrides, *settings]
+    done = subprocess.run(
+        [*command, "trainer.devices=2", "name=two"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours = last(tmp_path / "one")["current_model_state"]
+    theirs = last(tmp_path / "runs" / "two")["current_model_state"]
+    torch.testing.assert_close(theirs, ours, atol=2e-6, rtol=1e-4)
+    fresh = compose_tiny(tmp_path / "none", *settings)
+    assert fresh.seed == one.seed
+
+
+@pytest.mark.slow
+def test_a_sweep_over_two_devices_runs_every_job(tmp_path: Path, tiny_overrides: list[str]) -> None:
+    command = [sys.executable, "-m", "frametx.train", "-m", *tiny_overrides]
+    settings = ["trainer.devices=2", "trainer.max_steps=2", "optimizer.lr=1e-4,3e-4", "name=sweep"]
+    done = subprocess.run(
+        [*command, *settings], cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rates = [
+        last(tmp_path / "runs" / "sweep" / job)["optimizer_states"][0]["param_groups"][0]["initial_lr"]
+        for job in ("0", "1")
+    ]
+    assert rates == [1e-4, 3e-4]
+
+
+def test_the_average_is_what_is_validated_saved_and_loaded(
+    tmp_path: Path, compose_tiny: Compose
+) -> None:
+    best = train(
+        compose_tiny(
+            tmp_path,
+            "trainer.max_steps=6",
+            "trainer.val_check_interval=3",
+            "optimizer.lr=1e-2",
+            "callbacks.ema.decay=0.9",
+        )
+    )
+    assert best is not None
+    assert best.name == "best.ckpt"
+    checkpoint = last(tmp_path)
+    average, live = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert any(not torch.equal(average[name], live[name]) for name in average)
+    loaded = load_separator(tmp_path / "checkpoints" / "last.ckpt")
+    assert isinstance(loaded, torch.nn.Module)
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, average[f"separator.{name}"])
+    metrics = (tmp_path / "metrics.csv").read_text()
+    assert "val/usdr/vocals" in metrics
+    assert "val/si_sdr/instrumental" in metrics
+
+
+def test_init_from_takes_the_weights_and_nothing_else(
+    tmp_path: Path, compose_tiny: Compose
+) -> None:
+    train(compose_tiny(tmp_path / "first", "trainer.max_steps=3"))
+    first = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    still = ["optimizer.lr=0.0", "module.weight_decay=0", "trainer.max_steps=1"]
+    train(compose_tiny(tmp_path / "second", f"init_from={first}", *still))
+    taken, given = last(tmp_path / "second"), last(tmp_path / "first")
+    assert taken["global_step"] == 1
+    torch.testing.assert_close(
+        taken["current_model_state"], given["state_dict"], atol=0, rtol=0
+    )
+
+
+def test_a_batch_that_is_not_finite_is_named_skipped_and_counted(
+    tmp_path: Path, compose_tiny: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["optimizer.lr=1e30", "module.clip_norm=1e30", "trainer.max_steps=12"]
+    with pytest.raises(FloatingPointError, match="max_nonfinite=2"):
+        train(compose_tiny(tmp_path, *settings, "module.max_nonfinite=2"))
+    printed = capsys.readouterr().out
+    assert "2 in a row" in printed
+    assert "vocals" in printed
+    assert ".wav at " in printed
+
+
+def test_one_batch_is_learnt_by_heart(tmp_path: Path, compose_tiny: Compose) -> None:
+    settings = ["data.repeat_first_step=true", "model.dropout=0", "optimizer.lr=3e-3"]
+    length = ["trainer.max_steps=60", "scheduler.total_steps=100"]
+    train(compose_tiny(tmp_path, *settings, *length))
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    column = header.split(",").index("train/loss")
+    losses = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_run_is_not_written_over(tmp_path: Path, compose_tiny: Compose) -> None:
+    train(compose_tiny(tmp_path, "trainer.max_steps=1"))
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(compose_tiny(tmp_path, "trainer.max_steps=1"))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("trainer.max_steps=0", "max_steps=0"),
+        ("trainer.precision=16-mixed", "use strategy=bf16"),
+        ("ckpt_path=none.ckpt", "no such checkpoint"),
+        ("ckpt_path=last", "no run under"),
+        ("+trainer.gradient_clip_val=1.0", "gradient_clip"),
+    ],
+)
+def test_impossible_runs_are_refused(
+    override: str, says: str, tmp_path: Path, compose_tiny: Compose
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        train(compose_tiny(tmp_path, f"paths.runs_dir={tmp_path}", override))
