@@ -6,6 +6,8 @@ from pathlib import Path
 from frametx.audio.io import probe, read_blocks
 
 BLOCK_SAMPLES = 1 << 18
+SILENT = "is silent from end to end"
+"""How the reason begins for which such a file is rejected."""
 SILENCE_PEAK = 1e-4
 """A file that never exceeds this (-80 dBFS) is silent: dither and codec noise stay below it."""
 
@@ -37,5 +39,5 @@ def inspect(path: Path) -> Inspection:
     except ValueError as error:
         raise ValueError(str(error).removeprefix(f"{path}: ")) from error
     if peak < SILENCE_PEAK:
-        raise ValueError(f"is silent from end to end: its peak is {peak:.1e}")
+        raise ValueError(f"{SILENT}: its peak is {peak:.1e}")
     return Inspection(decoded, info.sample_rate, info.num_channels, peak)

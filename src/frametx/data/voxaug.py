@@ -152,32 +152,19 @@ class Voxaug(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "B S C L"]:
         """The stems of a batch; the mixture is their sum."""
         samples = batch["sample"]
-        vocals = self._transform(self.vocals, batch["vocals"], samples, "vocals")
-        vocals = vocals + self._transform(
-            self.vocals, batch["extra_vocals"], samples, "extra_vocals"
+        vocals, extra_vocals, instrumental = (
+            transformed(transforms, batch[role], samples, seed=self.seed, stream=role)
+            for role, transforms in (
+                ("vocals", self.vocals),
+                ("extra_vocals", self.vocals),
+                ("instrumental", self.instrumental),
+            )
         )
-        instrumental = self._transform(
-            self.instrumental, batch["instrumental"], samples, "instrumental"
-        )
+        vocals = vocals + extra_vocals
         if self.vocals_to_instrumental_db is not None:
             vocals = self._levelled(vocals, instrumental, samples, self.vocals_to_instrumental_db)
         stems = torch.stack((vocals, instrumental), dim=1)
         return stems * self._audible(samples)[:, :, None, None]
-
-    def _transform(
-        self,
-        transforms: Sequence[Transform],
-        waveform: Float[Tensor, "B C L"],
-        samples: Int[Tensor, " B"],
-        stream: str,
-    ) -> Float[Tensor, "B C L"]:
-        drawn = uniforms(
-            self.seed, samples, f"augment/{stream}", sum(t.num_uniforms for t in transforms)
-        )
-        parts = drawn.split([transform.num_uniforms for transform in transforms], dim=1)
-        for transform, part in zip(transforms, parts, strict=True):
-            waveform = transform.apply(waveform, transform.draw(part))
-        return waveform
 
     def _levelled(
         self,
@@ -202,6 +189,22 @@ class Voxaug(nn.Module):
         silent_stem = (drawn[:, 1] * len(STEMS)).long()
         is_silent = nn.functional.one_hot(silent_stem, len(STEMS)).bool() & has_silent_stem[:, None]
         return (~is_silent).to(torch.float32)
+
+
+def transformed(
+    transforms: Sequence[Transform],
+    waveform: Float[Tensor, "B C L"],
+    samples: Int[Tensor, " B"],
+    *,
+    seed: int,
+    stream: str,
+) -> Float[Tensor, "B C L"]:
+    """Apply transforms one after the other, each by what it draws for these samples."""
+    sizes = [transform.num_uniforms for transform in transforms]
+    drawn = uniforms(seed, samples, f"augment/{stream}", sum(sizes))
+    for transform, part in zip(transforms, drawn.split(sizes, dim=1), strict=True):
+        waveform = transform.apply(waveform, transform.draw(part))
+    return waveform
 
 
 def _rms(waveform: Float[Tensor, "B C L"]) -> Float[Tensor, " B"]:

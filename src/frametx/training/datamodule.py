@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from frametx.audio.stft import Stft
-from frametx.data.tracks import Mixture
-from frametx.data.voxaug import Voxaug
+from frametx.data.aligned import AlignedCrops, StemTransforms
 from frametx.data.library import Library
-from frametx.data.tracks import DrawnMixtures, Mixture
+from frametx.data.tracks import DrawnMixtures, Mixture, Tracks
 from frametx.data.voxaug import Voxaug, VoxaugDataset
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.separation import SeparationModule, StepBatch
@@ -39,7 +38,7 @@ class EvaluationSet(Protocol):
 class SampleSource(Protocol):
     """Gives sample number n, so many samples long, wherever and whenever it is asked."""
 
-    def __getitem__(self, key: tuple[int, int]) -> Crops:
+    def __getitem__(self, index: tuple[int, int]) -> Crops:
         """The crops of (sample number, length in samples)."""
         ...
 
@@ -328,9 +327,7 @@ class VoxaugDataModule(StepDataModule):
         """By role, what is trained on and what is held out (all of it where tracks are given)."""
         parts: dict[str, tuple[Library, Library]] = {}
         for role, roots in self.roots.items():
-            library = Library.open(
-                roots, role=role, cache_dir=self.cache_dir, exclude=self.exclude
-            )
+            library = Library.open(roots, role=role, cache_dir=self.cache_dir, exclude=self.exclude)
             hold = self.validation is None
             parts[role] = library.split(self.held_out) if hold else (library, library)
         return parts
@@ -350,3 +347,76 @@ class VoxaugDataModule(StepDataModule):
     def mix(self, crops: Crops) -> Float[Tensor, "B S C L"]:
         """Transform each stem by itself, on the device."""
         return self.augment(crops)
+
+
+class TracksDataModule(StepDataModule):
+    """Random excerpts of tracks with aligned stems: true songs, and the layout of MUSDB18-HQ.
+
+    Args:
+        root: folder whose train/ is trained on and whose test/, validation/ or valid/ is held out.
+        stems: their names, in order.
+        test: evaluated when training has ended; by `train.py`, not here.
+        transforms: what chance does to each stem.
+        sample_rate: Hz.
+        num_channels: C.
+        seed: of the samples.
+        cache_dir: for the index and, with `decode_once`, audio.
+        decode_once: keep every file decoded (16 bit, at `sample_rate`) in `cache_dir`.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        stems: Sequence[str],
+        test: EvaluationSet | None,
+        transforms: StemTransforms,
+        sample_rate: int,
+        num_channels: int,
+        seed: int,
+        cache_dir: str,
+        decode_once: bool,
+        curriculum: ContextCurriculum,
+        stft: Stft,
+        num_workers: int,
+        repeat_first_step: bool,
+    ) -> None:
+        super().__init__(
+            curriculum=curriculum,
+            stft=stft,
+            num_workers=num_workers,
+            repeat_first_step=repeat_first_step,
+        )
+        self.root = Path(root).expanduser()
+        self.stems = tuple(stems)
+        self.transforms = transforms
+        self.sample_rate = sample_rate
+        self.num_channels = num_channels
+        self.seed = seed
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.decode_once = decode_once
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the stems' files."""
+        return cast(AlignedCrops, self.source).library.fingerprint
+
+    @property
+    def validation_set(self) -> EvaluationSet:
+        """The held-out part."""
+        return Tracks(self.root, stems=self.stems)
+
+    def open_source(self) -> SampleSource:
+        """The crops of the tracks."""
+        return AlignedCrops(
+            tracks=Tracks(self.root / "train", stems=self.stems),
+            seed=self.seed,
+            sample_rate=self.sample_rate,
+            num_channels=self.num_channels,
+            cache_dir=self.cache_dir,
+            decode_once=self.decode_once,
+        )
+
+    def mix(self, crops: Crops) -> Float[Tensor, "B S C L"]:
+        """Transform each stem by itself, on the device."""
+        return self.transforms(crops)
