@@ -7,10 +7,10 @@ one licence; voice and music meet only in memory.
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
 import soxr
 from jaxtyping import Float32
 
+from frametx.data.corpora.music import read_record
 from frametx.data.corpora.packages import copyright_text, unpack
 from frametx.data.corpora.prompts import SAMPLE_RATE, read_prompt, spoken_prompts
 from frametx.data.corpora.voices import (
@@ -60,18 +60,6 @@ def build_demo(output: Path, cache: Path) -> None:
     )
 
 
-def read_record(songs: Path, title: str) -> tuple[Float32[np.ndarray, "L 2"], int]:
-    """A whole song: its guitar stem plus the rest, scaled to a peak of at most 0.95, and its rate."""
-    (guitar_path,) = songs.rglob(f"{title}/guitar.ogg")
-    guitar, sample_rate = sf.read(guitar_path, dtype="float32", always_2d=True)
-    rest, rest_rate = sf.read(guitar_path.with_name("song.ogg"), dtype="float32", always_2d=True)
-    assert guitar.shape == rest.shape, f"{title}: {guitar.shape} and {rest.shape}"
-    assert sample_rate == rest_rate, f"{title}: {sample_rate} and {rest_rate} Hz"
-    record = guitar + rest
-    # Vorbis may overshoot the peak it is given, hence the margin below the limit.
-    return record * np.float32(0.9 * PEAK_LIMIT / np.abs(record).max()), sample_rate
-
-
 def read_prose(folder: Path, rng: np.random.Generator) -> list[Float32[np.ndarray, " _"]]:
     """Trimmed and levelled prompts of 1 to 15 s, shuffled: whole phrases, no single digits."""
     clips = []
@@ -97,9 +85,7 @@ def _speech_of(
     return voice
 
 
-def _build_validation(
-    output: Path, songs: Path, cache: Path, rng: np.random.Generator
-) -> None:
+def _build_validation(output: Path, songs: Path, cache: Path, rng: np.random.Generator) -> None:
     record, sample_rate = read_record(songs, HELD_OUT_SONG)
     clips = read_prose(unpack(PROMPTS_PACKAGE.format(language=HELD_OUT_LANGUAGE), cache), rng)
     length = round(EXCERPT_SECONDS * sample_rate)

@@ -47,7 +47,7 @@ def unpack(package: str, cache: Path) -> Path:
     The folder appears under its name only when it is complete, so an interrupted download is
     begun anew and a finished one is never repeated. Zip archives called .pk3 are unpacked in place.
     """
-    folder = cache / package
+    folder = package_folder(package, cache)
     if folder.is_dir():
         return folder
     partial = cache / f"{package}.partial"
@@ -66,6 +66,11 @@ def unpack(package: str, cache: Path) -> Path:
     (partial / "VERSION").write_text(f"{version}\n")
     partial.rename(folder)
     return folder
+
+
+def package_folder(package: str, cache: Path) -> Path:
+    """Where a package's files are, or will be once it is unpacked."""
+    return cache / package
 
 
 def package_version(folder: Path) -> str:

@@ -13,7 +13,14 @@ from jaxtyping import Float32
 SAMPLE_RATE = 16_000
 SINGLE_WORDS = frozenset({"digits", "letters", "phonetic"})
 NOT_SPEECH = frozenset(
-    {"ascending-2tone", "beep", "beeperr", "confbridge-join", "confbridge-leave", "descending-2tone"}
+    {
+        "ascending-2tone",
+        "beep",
+        "beeperr",
+        "confbridge-join",
+        "confbridge-leave",
+        "descending-2tone",
+    }
     | {"tt-monkeys"}  # screams, not words
 )
 

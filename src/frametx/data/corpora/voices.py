@@ -1,4 +1,4 @@
-"""Short clips of speech become long voice tracks: fold to mono, trim, level, join with gaps.
+"""Short clips of speech become long voice tracks: fold to mono, clean, trim, level, join with gaps.
 
 Spoken prompts last a second or two and differ in level by 20 dB. A training library wants a few long
 files of even level instead. Levels are RMS over the frames in which somebody speaks, in dBFS (0 dBFS
@@ -17,6 +17,26 @@ PEAK_LIMIT = 0.95
 def fold_to_mono(clip: Shaped[np.ndarray, "L C"]) -> Float32[np.ndarray, " L"]:
     """The mean of the channels."""
     return clip.mean(axis=1, dtype=np.float32)
+
+
+def remove_rumble(
+    clip: Float32[np.ndarray, " L"],
+    sample_rate: int,
+    *,
+    stop_hz: float = 50.0,
+    pass_hz: float = 85.0,
+) -> Float32[np.ndarray, " L"]:
+    """Remove offset, mains hum and rumble: nothing below `stop_hz`, all above `pass_hz`.
+
+    Home recordings carry them, some louder than the pauses between words, and speech has next to
+    nothing there. Between the two frequencies the gain rises as half a cosine; no phase is turned.
+    """
+    padding = sample_rate // 10  # the filter rings for about 1 / (pass - stop) on either side
+    spectrum = np.fft.rfft(clip, n=len(clip) + 2 * padding)
+    frequency_hz = np.fft.rfftfreq(len(clip) + 2 * padding, 1 / sample_rate)
+    rise = np.clip((frequency_hz - stop_hz) / (pass_hz - stop_hz), 0, 1)
+    filtered = np.fft.irfft(spectrum * (0.5 - 0.5 * np.cos(np.pi * rise)), len(clip) + 2 * padding)
+    return filtered[: len(clip)].astype(np.float32)
 
 
 def frame_levels_dbfs(
@@ -48,6 +68,11 @@ def trim_silence(
     margin = round(margin_seconds * sample_rate)
     first = max(0, int(spoken[0]) * frame_samples - margin)
     return clip[first : (int(spoken[-1]) + 1) * frame_samples + margin]
+
+
+def is_clipped(clip: Float32[np.ndarray, " L"], *, share: float = 1e-3) -> bool:
+    """Whether more than `share` of the samples lie at full scale."""
+    return float((np.abs(clip) >= 0.999).mean()) > share if len(clip) else False
 
 
 def active_level_dbfs(

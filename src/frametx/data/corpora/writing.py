@@ -1,13 +1,13 @@
-"""Audio files that exist only when they are complete."""
+"""Files that exist only when they are complete: written under a hidden name, then renamed."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
 from jaxtyping import Float32
 
-# libsndfile's Vorbis encoder keeps its work on the stack: one call with minutes of audio crashes.
-BLOCK_SAMPLES = 65_536
+from frametx.audio.io import WRITE_SAMPLES
 
 
 def write_whole(
@@ -17,7 +17,7 @@ def write_whole(
     *,
     compression: float | None = None,
 ) -> None:
-    """Write under a temporary name, then rename, so that an interrupted run leaves no torso.
+    """Write samples as audio of the kind that the suffix names.
 
     Args:
         path: ends in .flac or .ogg; its folder is made.
@@ -25,12 +25,24 @@ def write_whole(
         sample_rate: in Hz.
         compression: 0 (largest) to 1 (smallest), None for libsndfile's own choice.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = _partial(path)
     channels = 1 if samples.ndim == 1 else samples.shape[1]
     with sf.SoundFile(
         partial, "w", samplerate=sample_rate, channels=channels, compression_level=compression
     ) as file:
-        for start in range(0, len(samples), BLOCK_SAMPLES):
-            file.write(samples[start : start + BLOCK_SAMPLES])
+        for start in range(0, len(samples), WRITE_SAMPLES):
+            file.write(samples[start : start + WRITE_SAMPLES])
     partial.rename(path)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file byte by byte."""
+    partial = _partial(path)
+    shutil.copyfile(source, partial)
+    partial.rename(path)
+
+
+def _partial(path: Path) -> Path:
+    # Hidden: libraries pass over hidden files, so a torso is never trained on.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.stem}.partial{path.suffix}")

@@ -1,0 +1,189 @@
+"""Which Debian 12 packages hold music or voices worth training on, and who is held out.
+
+Composers and speakers never cross from training to validation: singularity-music has one composer
+found in no other package here, and its validation voices are two people found nowhere else. The
+song and the speaker that data/demo validates on are held out of training too.
+
+Left out on purpose: 0ad-data (wordless choirs), warzone2100-music (low bit rate, sung menus),
+fretsonfire-songs-muldjord (growls), tuxpaint's `_es` voice (clipped), its `_lt`, `_nl` and `_ml` (a
+minute each), and the supporting roles of fillets-ng (music and noises behind the voice).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Music:
+    """A package of instrumental tracks; which of them are clean stands in clean_tracks.txt."""
+
+    package: str
+    split: str
+    licence: str
+    author: str
+    disk_mb: int  # unpacked and built together
+
+    @property
+    def tracks(self) -> tuple[str, ...]:
+        """Names of the tracks without voices."""
+        return _clean_tracks()[self.package]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speaker:
+    """One person: the files of a package that match a pattern."""
+
+    name: str
+    split: str
+    pattern: str
+    sample_rate: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voices:
+    """A package of short clips, each spoken by one of its speakers."""
+
+    package: str
+    speakers: tuple[Speaker, ...]
+    licence: str
+    author: str
+    disk_mb: int  # unpacked and built together
+
+    @property
+    def needs_ffmpeg(self) -> bool:
+        """Whether libsndfile cannot read the clips."""
+        return any(speaker.pattern.endswith(".g722") for speaker in self.speakers)
+
+
+def _stamps(language: str, split: str = "train") -> Speaker:
+    name = f"tuxpaint_{language}"
+    pattern = f"*_desc_{language}.ogg"
+    return Speaker(name=name, split=split, pattern=pattern, sample_rate=44_100)
+
+
+def _fish(language: str) -> tuple[Speaker, ...]:
+    # The two leads: the small fish (m) is a woman, the big one (v) a man.
+    return tuple(
+        Speaker(
+            name=f"fillets_{language}_{role}",
+            split="train",
+            pattern=f"*-{role}-*.ogg",
+            sample_rate=22_050,
+        )
+        for role in ("m", "v")
+    )
+
+
+def _prompts(language: str, author: str, licence: str) -> Voices:
+    speaker = Speaker(
+        name=f"asterisk_{language}", split="train", pattern="*.g722", sample_rate=16_000
+    )
+    package = f"asterisk-core-sounds-{language}-g722"
+    return Voices(package=package, speakers=(speaker,), licence=licence, author=author, disk_mb=50)
+
+
+MUSIC = (
+    Music(
+        package="wesnoth-1.16-music",
+        split="train",
+        licence="GPL-2+",
+        author="composers of The Battle for Wesnoth",
+        disk_mb=300,
+    ),
+    Music(
+        package="ufoai-music",
+        split="train",
+        licence="GPL-2+, CC-BY-SA-3.0, CC-BY-3.0, public domain, by track",
+        author="composers of UFO: Alien Invasion",
+        disk_mb=400,
+    ),
+    Music(
+        package="supertux-data",
+        split="train",
+        licence="GPL-2+",
+        author="composers of SuperTux",
+        disk_mb=400,
+    ),
+    Music(
+        package="nexuiz-music",
+        split="train",
+        licence="GPL-2+",
+        author="composers of Nexuiz",
+        disk_mb=200,
+    ),
+    Music(
+        package="colobot-common-sounds",
+        split="train",
+        licence="GPL-3+",
+        author="Epsitec SA and TerranovaTeam",
+        disk_mb=150,
+    ),
+    Music(
+        package="fretsonfire-songs-sectoid",
+        split="train",
+        licence="MIT-style",
+        author="Carlos Viola Iborra (Sectoid)",
+        disk_mb=80,
+    ),
+    Music(
+        package="singularity-music",
+        split="validation",
+        licence="CC-BY-SA-3.0",
+        author="Max McCracken",
+        disk_mb=120,
+    ),
+)
+VOICES = (
+    Voices(
+        package="tuxpaint-stamps-default",
+        speakers=(
+            *(_stamps(language) for language in ("ro", "ru", "bg", "el", "ca", "da")),
+            *(_stamps(language, "validation") for language in ("be", "fr")),
+        ),
+        licence="GPL-2",
+        author="Bill Kendrick and the voices of Tux Paint",
+        disk_mb=700,
+    ),
+    Voices(
+        package="festvox-ru",
+        speakers=(Speaker(name="festvox_ru", split="train", pattern="*.wav", sample_rate=16_000),),
+        licence="BSD-like",
+        author="Nickolay V. Shmyrev",
+        disk_mb=400,
+    ),
+    Voices(
+        package="fillets-ng-data-cs",
+        speakers=_fish("cs"),
+        licence="GPL-2",
+        author="ALTAR interactive and the actors of Fish Fillets",
+        disk_mb=200,
+    ),
+    Voices(
+        package="fillets-ng-data-nl",
+        speakers=_fish("nl"),
+        licence="GPL-2",
+        author="ALTAR interactive and the actors of Fish Fillets",
+        disk_mb=200,
+    ),
+    _prompts("en", "Allison Smith", "CC-BY-SA-3.0"),
+    _prompts("es", "Allison Smith", "CC-BY-SA-3.0"),
+    _prompts("fr", "June Wallack", "CC-BY-SA-3.0"),
+    _prompts("it", "Carlo Flora", "CC-BY-3.0"),
+)
+CATALOGUE: tuple[Music | Voices, ...] = (*MUSIC, *VOICES)
+
+
+@cache
+def _clean_tracks() -> dict[str, tuple[str, ...]]:
+    """Package -> names, from clean_tracks.txt beside this file."""
+    text = (files("frametx.data.corpora") / "clean_tracks.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    tracks: dict[str, list[str]] = {}
+    package = ""
+    for line in lines:
+        if line.startswith("["):
+            package = line.strip("[]")
+        else:
+            tracks.setdefault(package, []).append(line)
+    return {package: tuple(names) for package, names in tracks.items()}

@@ -1,0 +1,58 @@
+"""CREDITS.md: whose work lies in a folder of corpora, under which licence, and how to use it fairly."""
+
+from pathlib import Path
+
+from frametx.data.corpora.build import built_files, built_version
+from frametx.data.corpora.catalogue import CATALOGUE, Music
+
+INTRODUCTION = """\
+# Credits
+
+Built by `python -m frametx.data.corpora` from packages of Debian 12. The packages' own copyright
+statements are in LICENSES/, word for word.
+
+| files | work of | Debian package | version | licence |
+|---|---|---|---|---|
+"""
+NOTES = """
+## What was changed
+
+Music was copied as it is, save that the stems of each song of fretsonfire-songs-sectoid were summed and scaled to
+a peak of 0.855 of full scale. Only tracks in which a pretrained separator found next to no voice were taken: a screen, not proof.
+Voices were folded to mono, freed of everything below 50 Hz, trimmed of silence at both ends, set to -20 dBFS (RMS over
+the 20 ms frames within 30 dB of the loudest), shuffled, joined with silences of 0.1 to 0.6 s, and cut into files of
+ten minutes. Clips with more than 0.1 % of their samples at full scale were left out.
+
+## Before training
+
+- The voices speak; there is no singing here. Voice and music are paired by chance, with no musical relation.
+- festvox, fillets and asterisk voices are sampled at 16 or 22 kHz. Alone at 44.1 kHz they teach that voices have
+  no treble: give the tuxpaint ones (44.1 kHz) weight, or limit the band of the loss.
+- Composers and speakers of validation/ are found nowhere in train/, nor is what data/demo validates on.
+- Licences differ from file to file. Mix while training; do not publish mixtures of GPL voices with Creative
+  Commons music.
+"""
+
+
+def write_credits(output: Path) -> Path:
+    """Write CREDITS.md for every package that has been built into `output`."""
+    rows = []
+    for entry in CATALOGUE:
+        version = built_version(entry.package, output)
+        if version is None:
+            continue
+        if isinstance(entry, Music):
+            files = f"{entry.split}/instrumental/{entry.package}/"
+        else:
+            written = {path.name for path in built_files(entry.package, output)}
+            files = ", ".join(
+                f"{speaker.split}/vocals/{speaker.name}_*.flac"
+                for speaker in entry.speakers
+                if f"{speaker.name}_01.flac" in written
+            )
+        rows.append(
+            f"| {files} | {entry.author} | {entry.package} | {version} | {entry.licence} |\n"
+        )
+    path = output / "CREDITS.md"
+    path.write_text(INTRODUCTION + "".join(rows) + NOTES, encoding="utf-8")
+    return path
