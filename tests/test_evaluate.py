@@ -10,16 +10,21 @@ from pathlib import Path
 import pytest
 import soundfile as sf
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from frametx.audio.stft import Stft
 from frametx.checkpoint import save_separator
-from frametx.data.tracks import Mixture
+from frametx.config import conf_dir
+from frametx.data.library import Library
+from frametx.data.synthetic import write_synthetic_libraries
+from frametx.data.tracks import DrawnMixtures, Mixture
 from frametx.evaluate import (
     Evaluation,
     Keep,
     chosen_device,
     evaluate,
+    evaluation_set,
     file_name,
     how_many,
     main,
@@ -131,7 +136,7 @@ def test_report_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixt
     stored = json.loads((tmp_path / "new/folder/summary.json").read_text())
     assert (stored["ckpt"], stored["num_tracks"]) == ("a [very] good.ckpt", 2)
     for row in stored["summary"]:
-        assert f"{row['estimate']['mean']:.2f}" in printed
+        assert f"{row['estimate']['mean']:z.2f}" in printed
     with (tmp_path / "new/folder/tracks.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["track"] for line in lines] == ["album/song 0"] * 2 + ["album/song 1"] * 2
@@ -180,6 +185,24 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="device=gpu is none"):
         chosen_device("gpu")
     assert chosen_device("cpu").type == "cpu"
+
+
+def test_two_libraries_are_evaluated_on_the_files_that_training_holds_out(tmp_path: Path) -> None:
+    vocals, instrumental = write_synthetic_libraries(
+        tmp_path, seconds=1, num_files=4, sample_rate=RATE, seed=0
+    )
+    overrides = ["ckpt=any.ckpt", "data=folders", f"paths.cache_dir={tmp_path / 'cache'}"]
+    overrides += [f"data.vocals={vocals}", f"data.instrumental={instrumental}"]
+    overrides += ["data.held_out=0.25", "data.held_out_mixtures=3", "data.held_out_seconds=0.5"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("evaluate", overrides)
+    tracks = evaluation_set(cfg, Halves())
+    assert isinstance(tracks, DrawnMixtures)
+    assert len(tracks) == 3
+    assert tracks[0].stems.shape == (2, 2, RATE // 2)
+    for library, crops in zip((vocals, instrumental), tracks.crops, strict=True):
+        _, held_out = Library.open(library, role="any", cache_dir=tmp_path / "other").split(0.25)
+        assert crops.reader.library.fingerprint == held_out.fingerprint
 
 
 def saved_checkpoint(path: Path) -> Path:

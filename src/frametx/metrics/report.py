@@ -39,8 +39,8 @@ def table(summaries: Sequence[Summary], *, title: str) -> Table:
             escape(summary.stem),
             PROTOCOLS[summary.metric].split(":")[0],
             escape(in_words(summary.estimate, sign="")),
-            f"{summary.median:.2f}",
-            f"{summary.mixture:.2f}",
+            f"{summary.median:z.2f}",
+            f"{summary.mixture:z.2f}",
             escape(in_words(summary.improvement, sign="+")),
             str(summary.num_tracks),
         )
@@ -65,7 +65,7 @@ def notes(summaries: Sequence[Summary]) -> list[str]:
 
 def in_words(interval: Interval, *, sign: str) -> str:
     """`mean [low, high]` in dB with two decimals."""
-    return f"{interval.mean:{sign}.2f} [{interval.low:{sign}.2f}, {interval.high:{sign}.2f}]"
+    return f"{interval.mean:{sign}z.2f} [{interval.low:{sign}z.2f}, {interval.high:{sign}z.2f}]"
 
 
 def write_csv(path: Path, scores: Sequence[Score]) -> None:
@@ -78,7 +78,7 @@ def write_csv(path: Path, scores: Sequence[Score]) -> None:
         protocol = "; ".join(PROTOCOLS.values())
         for score in scores:
             numbers = [
-                "" if math.isnan(value) else f"{value:.4f}"
+                "" if math.isnan(value) else f"{value:z.4f}"
                 for metric in PROTOCOLS
                 for value in (
                     score.estimate[metric],
