@@ -1,8 +1,12 @@
 """Real recordings to train on, built from Debian packages: `python -m frametx.data.corpora`.
 
 catalogue   which packages hold music and which hold voices, with their licences and their split
+plan        what there is to do, its size, and whether the disk has room
 packages    download and unpack a package without installing it
+build       one package -> finished files: music copies tracks, speakers joins clips
 voices      pure functions on clips of speech: trim, level, join with gaps
-builders    one package -> finished audio files, skipped where they are finished already
+prompts     clips in G.722, decoded by ffmpeg
+writing     files that exist only when they are complete
+credits     whose work it is
 demo        the small library that ships in data/demo, rebuilt from the same packages
 """

@@ -1,4 +1,4 @@
-"""CREDITS.md: whose work lies in a folder of corpora, under which licence, and how to use it fairly."""
+"""CREDITS.md: whose work lies in a folder of corpora, and under which licence."""
 
 from pathlib import Path
 
@@ -17,20 +17,26 @@ statements are in LICENSES/, word for word.
 NOTES = """
 ## What was changed
 
-Music was copied as it is, save that the stems of each song of fretsonfire-songs-sectoid were summed and scaled to
-a peak of 0.855 of full scale. Only tracks in which a pretrained separator found next to no voice were taken: a screen, not proof.
-Voices were folded to mono, freed of everything below 50 Hz, trimmed of silence at both ends, set to -20 dBFS (RMS over
-the 20 ms frames within 30 dB of the loudest), shuffled, joined with silences of 0.1 to 0.6 s, and cut into files of
-ten minutes. Clips with more than 0.1 % of their samples at full scale were left out.
+Music was copied as it is, save that the stems of each song of fretsonfire-songs-sectoid were
+summed and scaled to a peak of 0.855 of full scale. Only tracks in which a pretrained separator
+found next to no voice were taken: a screen, not proof.
+
+Voices were folded to mono, freed of everything below 50 Hz, trimmed of silence at both ends, set
+to -20 dBFS (RMS over the 20 ms frames within 30 dB of the loudest), shuffled, joined with silences
+of 0.1 to 0.6 s, and cut into files of ten minutes. Clips shorter than a quarter of a second, and
+clips with more than 0.1 % of their samples at full scale, were left out.
 
 ## Before training
 
-- The voices speak; there is no singing here. Voice and music are paired by chance, with no musical relation.
-- festvox, fillets and asterisk voices are sampled at 16 or 22 kHz. Alone at 44.1 kHz they teach that voices have
-  no treble: give the tuxpaint ones (44.1 kHz) weight, or limit the band of the loss.
-- Composers and speakers of validation/ are found nowhere in train/, nor is what data/demo validates on.
-- Licences differ from file to file. Mix while training; do not publish mixtures of GPL voices with Creative
-  Commons music.
+- The voices speak; there is no singing here. Voice and music are paired by chance, with no
+  musical relation.
+- The festvox, fillets and asterisk voices are sampled at 16 or 22 kHz. Alone at 44.1 kHz they
+  teach that voices have no treble: give the tuxpaint ones (44.1 kHz) weight, or limit the band of
+  the loss.
+- Composers and speakers of validation/ are found nowhere in train/; the song and the speaker that
+  data/demo validates on are left out of it too.
+- Licences differ from file to file. Mix while training; do not publish mixtures of GPL voices with
+  Creative Commons music.
 """
 
 

@@ -34,7 +34,7 @@ def build_music(music: Music, folder: Path, output: Path) -> Iterator[Path]:
 
 
 def read_record(songs: Path, title: str) -> tuple[Float32[np.ndarray, "L 2"], int]:
-    """A whole song: its guitar stem plus the rest, scaled to a peak of at most 0.95, and its rate."""
+    """A whole song and its rate: the guitar stem plus the rest, peaking at 0.855 of full scale."""
     guitar_path = _only(songs, f"{title}/guitar.ogg")
     guitar, sample_rate = sf.read(guitar_path, dtype="float32", always_2d=True)
     rest, rest_rate = sf.read(guitar_path.with_name("song.ogg"), dtype="float32", always_2d=True)

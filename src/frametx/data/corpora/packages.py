@@ -57,7 +57,10 @@ def unpack(package: str, cache: Path) -> Path:
     (archive,) = partial.glob("*.deb")
     # The file is called name_version_architecture.deb, with ":" in the version written as %3a.
     version = archive.name.split("_")[1].replace("%3a", ":")
-    subprocess.run(["dpkg-deb", "-x", archive, partial], check=True)
+    unpacking = ["dpkg-deb", "-x", archive, partial]
+    done = subprocess.run(unpacking, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise PackageError(f"{package}: {done.stderr.strip()[-200:]}; run the command again")
     archive.unlink()
     for pk3 in sorted(partial.rglob("*.pk3")):
         with zipfile.ZipFile(pk3) as content:

@@ -1,8 +1,8 @@
-"""Short clips of speech become long voice tracks: fold to mono, clean, trim, level, join with gaps.
+"""Short clips of speech become long voice tracks: fold, clean, trim, level, join with gaps.
 
-Spoken prompts last a second or two and differ in level by 20 dB. A training library wants a few long
-files of even level instead. Levels are RMS over the frames in which somebody speaks, in dBFS (0 dBFS
-is the RMS of a square wave at full scale), so that pauses inside a clip do not count.
+Clips last a second or two and differ in level by 20 dB. A training library wants a few long files
+of even level instead. Levels are RMS over the frames in which somebody speaks, in dBFS (0 dBFS is
+the RMS of a square wave at full scale), so that pauses inside a clip do not count.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def remove_rumble(
 def frame_levels_dbfs(
     clip: Float32[np.ndarray, " L"], sample_rate: int
 ) -> Float32[np.ndarray, " frames"]:
-    """RMS of each 20 ms frame in dBFS, the last frame padded with zeros; -120 where it is silent."""
+    """RMS of each 20 ms frame in dBFS, the last one padded with zeros; -120 where it is silent."""
     frame_samples = round(FRAME_SECONDS * sample_rate)
     padded = np.pad(clip, (0, -len(clip) % frame_samples))
     power = np.square(padded.reshape(-1, frame_samples)).mean(axis=1)
