@@ -85,6 +85,7 @@ def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
         "n_fft": 2 * num_bins,
         "channels": channels,
         "widths": [count // channels for count in maps],
+        "num_plain_levels": 0,
         "num_attention_maps": len(old[encoder + "norm1.weight"]),
         "num_heads": num_heads,
         "expansion": old[encoder + "conv3.weight_pw"].shape[1],

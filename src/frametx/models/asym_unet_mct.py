@@ -26,7 +26,7 @@ from frametx.nn.convolutional_transformer_encoder import ConvolutionalTransforme
 from frametx.nn.frame_decoder import FrameDecoder
 from frametx.nn.frame_encoder import FrameEncoder
 from frametx.nn.frame_transformer_decoder import FrameTransformerDecoder
-from frametx.nn.frame_transformer_encoder import FrameTransformerEncoder
+from frametx.nn.frame_transformer_encoder import EncoderOutput, FrameTransformerEncoder
 from frametx.nn.pointwise_conv import PointwiseConv
 from frametx.nn.vocal_band_head import VocalBandHead
 
@@ -41,6 +41,8 @@ class AsymUNetMCT(nn.Module):
         channels: maps of the U-Net for every unit of `widths`.
         widths: maps of each level as multiples of `channels`; the last level is the bridge, and every
             level but the first halves the bins.
+        num_plain_levels: levels, from the top, that have no transformer: their many bins are what
+            transformers pay most for. The original has none.
         num_attention_maps: maps of every transformer above the bridge.
         num_heads: of every attention.
         expansion: hidden features of the transformers' feed-forward.
@@ -77,6 +79,7 @@ class AsymUNetMCT(nn.Module):
         n_fft: int,
         channels: int,
         widths: Sequence[int],
+        num_plain_levels: int,
         num_attention_maps: int,
         num_heads: int,
         expansion: int,
@@ -96,8 +99,19 @@ class AsymUNetMCT(nn.Module):
         self.num_bins = n_fft // 2
         _check_halving(n_fft, num_levels=len(widths), name="widths")
         _check_halving(n_fft, num_levels=1 + len(embedding_widths), name="embedding_widths")
+        if not 0 <= num_plain_levels < len(widths) - 1:
+            raise ValueError(
+                f"num_plain_levels ({num_plain_levels}) must leave a transformer between the top and "
+                f"the bridge: {len(widths)} widths allow 0 to {len(widths) - 2}"
+            )
+        self.num_plain_levels = num_plain_levels
         num_maps = [channels * width for width in widths]
         num_features = [self.num_bins >> level for level in range(len(widths))]
+        # a level's transformer adds its maps to those of the U-Net
+        num_stream_maps = [
+            maps + num_attention_maps * (level >= num_plain_levels)
+            for level, maps in enumerate(num_maps[:-1])
+        ]
         transformer = {
             "num_attention_maps": num_attention_maps,
             "expansion": expansion,
@@ -118,59 +132,56 @@ class AsymUNetMCT(nn.Module):
             kernel_size=embedding_kernel_size,
         )
         self.encoders = nn.ModuleList(
-            [
-                FrameEncoder(
-                    in_channels=in_channels + 1,
-                    out_channels=num_maps[0],
-                    num_features=self.num_bins,
-                    downsample=False,
+            FrameEncoder(
+                in_channels=above, out_channels=maps, num_features=features, downsample=level > 0
+            )
+            for level, (above, maps, features) in enumerate(
+                zip(
+                    [in_channels + 1, *num_stream_maps],
+                    num_maps,
+                    [self.num_bins, *num_features],
+                    strict=False,
                 )
-            ]
+            )
         )
-        self.encoder_transformers = nn.ModuleList()
-        self.decoders = nn.ModuleList()  # by level, as the encoders: the last is the deepest
-        self.decoder_transformers = nn.ModuleList()
-        for level, (maps, features) in enumerate(zip(num_maps[:-1], num_features, strict=False)):
-            is_deepest = level == len(widths) - 2
-            num_below = num_maps[level + 1]
-            from_below = num_below + num_attention_maps
-            if is_deepest:
-                from_below = num_below + out_channels * has_vocal_bands
-            has_dropout = level >= len(widths) - 1 - num_decoder_dropout_levels
-            self.encoder_transformers.append(
-                FrameTransformerEncoder(
-                    in_channels=maps,
-                    num_features=features,
-                    kernel_sizes=_pair(encoder_kernel_sizes),
-                    **transformer,
-                )
+        # by level, as the encoders: the last decoder is the deepest
+        num_from_below = [*num_stream_maps[1:], num_maps[-1] + out_channels * has_vocal_bands]
+        has_dropout = [
+            level >= len(num_stream_maps) - num_decoder_dropout_levels
+            for level in range(len(num_stream_maps))
+        ]
+        self.decoders = nn.ModuleList(
+            FrameDecoder(
+                in_channels=below,
+                skip_channels=skip,
+                out_channels=maps,
+                num_features=features,
+                dropout=decoder_dropout * drops,
             )
-            self.encoders.append(
-                FrameEncoder(
-                    in_channels=maps + num_attention_maps,
-                    out_channels=num_below,
-                    num_features=features,
-                    downsample=True,
-                )
+            for below, skip, maps, features, drops in zip(
+                num_from_below, num_stream_maps, num_maps, num_features, has_dropout, strict=False
             )
-            self.decoders.append(
-                FrameDecoder(
-                    in_channels=from_below,
-                    skip_channels=maps + num_attention_maps,
-                    out_channels=maps,
-                    num_features=features,
-                    dropout=decoder_dropout if has_dropout else 0.0,
-                )
+        )
+        transformer_levels = range(num_plain_levels, len(num_stream_maps))
+        self.encoder_transformers = nn.ModuleList(
+            FrameTransformerEncoder(
+                in_channels=num_maps[level],
+                num_features=num_features[level],
+                kernel_sizes=encoder_kernel_sizes,
+                **transformer,
             )
-            self.decoder_transformers.append(
-                FrameTransformerDecoder(
-                    in_channels=maps,
-                    num_features=features,
-                    kernel_sizes=_triple(decoder_kernel_sizes),
-                    is_deepest=is_deepest,
-                    **transformer,
-                )
+            for level in transformer_levels
+        )
+        self.decoder_transformers = nn.ModuleList(
+            FrameTransformerDecoder(
+                in_channels=num_maps[level],
+                num_features=num_features[level],
+                kernel_sizes=decoder_kernel_sizes,
+                is_deepest=level == transformer_levels[-1],
+                **transformer,
             )
+            for level in transformer_levels
+        )
         self.bridge = nn.ModuleList(
             ConvolutionalTransformerEncoder(**bridge) for _ in range(num_bridge_layers)
         )
@@ -180,7 +191,7 @@ class AsymUNetMCT(nn.Module):
             else None
         )
         self.out = PointwiseConv(
-            in_channels=num_maps[0] + num_attention_maps, out_channels=out_channels, bias=True
+            in_channels=num_stream_maps[0], out_channels=out_channels, bias=True
         )
 
     def forward(self, magnitude: Float[Tensor, "B C F T"]) -> Float[Tensor, "B C_out F T"]:
@@ -198,11 +209,16 @@ class AsymUNetMCT(nn.Module):
             )
         x = magnitude.transpose(2, 3).contiguous()
         h = self.encoders[0](torch.cat([x, self.embedding(x)], 1))
-        levels, scores = [], None
-        for transformer, encoder in zip(self.encoder_transformers, self.encoders[1:], strict=True):
-            levels.append(transformer(h, scores=scores))
-            scores = levels[-1].scores
-            h = encoder(levels[-1].stream)
+        streams: list[Tensor] = []
+        encoded: list[EncoderOutput | None] = []
+        scores = None
+        for level, encoder in enumerate(self.encoders[1:]):
+            encoded.append(None)
+            if level >= self.num_plain_levels:
+                transformer = self.encoder_transformers[level - self.num_plain_levels]
+                h, _, scores = encoded[level] = transformer(h, scores=scores)
+            streams.append(h)
+            h = encoder(h)
 
         scores = None
         for layer in self.bridge:
@@ -213,16 +229,15 @@ class AsymUNetMCT(nn.Module):
             h = torch.cat([h, bands], 1)
 
         self_scores, skip_scores = None, None
-        for decoder, transformer, level in zip(
-            reversed(self.decoders),
-            reversed(self.decoder_transformers),
-            reversed(levels),
-            strict=True,
-        ):
-            h, self_scores, skip_scores = transformer(
-                decoder(h, level.stream),
-                skip=level.maps,
-                skip_scores=level.scores,
+        for level in reversed(range(len(self.decoders))):
+            h = self.decoders[level](h, streams[level])
+            skip = encoded[level]
+            if skip is None:
+                continue
+            h, self_scores, skip_scores = self.decoder_transformers[level - self.num_plain_levels](
+                h,
+                skip=skip.maps,
+                skip_scores=skip.scores,
                 previous_self_scores=self_scores,
                 previous_skip_scores=skip_scores,
             )
@@ -237,13 +252,3 @@ def _check_halving(n_fft: int, *, num_levels: int, name: str) -> None:
             f"n_fft ({n_fft}) gives {n_fft // 2} bins, which cannot be halved {halvings} times for the "
             f"{num_levels} levels of {name}: take a multiple of {2 ** (halvings + 1)} or fewer levels"
         )
-
-
-def _pair(sizes: Sequence[int]) -> tuple[int, int]:
-    first, second = sizes
-    return first, second
-
-
-def _triple(sizes: Sequence[int]) -> tuple[int, int, int]:
-    first, second, third = sizes
-    return first, second, third

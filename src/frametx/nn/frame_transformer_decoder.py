@@ -1,5 +1,6 @@
 """The transformer of a decoder level: it attends to itself and to the encoder of its level."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,7 +58,7 @@ class FrameTransformerDecoder(nn.Module):
         num_features: int,
         expansion: int,
         num_heads: int,
-        kernel_sizes: tuple[int, int, int],
+        kernel_sizes: Sequence[int],
         dropout: float,
         is_deepest: bool,
     ) -> None:

@@ -1,5 +1,6 @@
 """The transformer of an encoder level: frames are tokens, a few maps run in parallel."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class FrameTransformerEncoder(nn.Module):
         num_features: int,
         expansion: int,
         num_heads: int,
-        kernel_sizes: tuple[int, int],
+        kernel_sizes: Sequence[int],
         dropout: float,
     ) -> None:
         super().__init__()

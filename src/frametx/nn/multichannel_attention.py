@@ -1,6 +1,5 @@
 """Attention between frames, map by map: the tokens are frames, the features are frequencies."""
 
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -67,11 +66,12 @@ class MultichannelMultiheadAttention(nn.Module):
         """
         assert (memory is not None) == self.attends_memory
         if memory is None:
-            q, k, v = self._split_heads(self.to_qkv(x))
-            q, k = self.rotary(torch.stack([q, k]))
+            qkv = self._split_heads(self.to_qkv(x))
+            (q, k), v = self.rotary(qkv[:2]), qkv[2]
         else:
-            (q,), (k, v) = self._split_heads(self.to_q(x)), self._split_heads(self.to_kv(memory))
-            q, k = self.rotary(q), self.rotary(k)
+            q = self.rotary(self._split_heads(self.to_q(x))[0])
+            k, v = self._split_heads(self.to_kv(memory))
+            k = self.rotary(k)
         attended, scores = residual_attention(q, k, v, scale=self.scale, scores=scores)
         return self.to_out(rearrange(attended, "b c h t d -> b c t (h d)")), scores
 

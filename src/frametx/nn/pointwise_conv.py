@@ -22,5 +22,10 @@ class PointwiseConv(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C_out T F"]:
-        y = torch.matmul(self.weight, x.flatten(2)).unflatten(-1, x.shape[2:])
-        return y if self.bias is None else y + self.bias[:, None, None]
+        # bmm with the matrix repeated by stride: matmul would transpose the maps instead
+        weight = self.weight.expand(len(x), -1, -1)
+        if self.bias is None:
+            y = torch.bmm(weight, x.flatten(2))
+        else:
+            y = torch.baddbmm(self.bias[:, None].expand(len(x), -1, -1), weight, x.flatten(2))
+        return y.unflatten(-1, x.shape[2:])
