@@ -28,6 +28,7 @@ from frametx.separate import (
     choose_format,
     main,
     on_steps,
+    quote_path,
     separate,
     separate_file,
     try_to_separate,
@@ -100,9 +101,13 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def config(**values: object) -> DictConfig:
+def compose(*overrides: str) -> DictConfig:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose("separate", overrides=[f"{k}={v}" for k, v in values.items()])
+        return hydra.compose("separate", overrides=list(overrides))
+
+
+def config(**values: object) -> DictConfig:
+    return compose(*(f"{key}={value}" for key, value in values.items()))
 
 
 @pytest.mark.parametrize("rate_inside", [44_100, 16_000])
@@ -332,6 +337,32 @@ def test_a_mistake_on_the_command_line_is_one_line_and_code_two(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain.wav",
+        "My Song (live) [2020].flac",
+        "a=b, c.wav",
+        "a,b.wav",
+        "50% off & more's.wav",
+        "it's {here}.mp3",
+        "null",
+        "[x].wav",
+        "Zürich: 1.ogg",
+    ],
+)
+def test_a_path_is_understood_whatever_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    for path in (tmp_path / name, tmp_path / "missing, (but meant)" / name):
+        cfg = compose(quote_path(f"input={path}"))
+        assert cfg.input == str(path)
+
+
+@pytest.mark.parametrize("argument", ["input='a b.wav'", "input=songs/*.wav", "overlap=0.5", "-m"])
+def test_what_hydra_understands_is_left_alone(argument: str) -> None:
+    assert quote_path(argument) == argument
+
+
 def test_bad_files_do_not_stop_the_good_ones(tmp_path: Path, ckpt: Path) -> None:
     good = song(tmp_path / "songs" / "good.wav", rate=48_000, channels=1, subtype="PCM_24")
     contents = good.read_bytes()
@@ -420,6 +451,6 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path, ckpt: Path) -> Non
         )
         return used.ru_maxrss * (1 if sys.platform == "darwin" else 1_024)
 
-    short, long = peak_bytes(1), peak_bytes(60)
+    short, long = peak_bytes(5), peak_bytes(60)
     assert long < 1.5e9
-    assert long < short + 1e8
+    assert long < short + 1e8  # 55 minutes of samples, held once, would be twelve times as much

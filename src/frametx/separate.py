@@ -13,6 +13,7 @@ Only where a stem had to be clipped (counted in the report), or in mp3 and ogg, 
 import json
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from types import FrameType
 from typing import Literal, cast
 
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -143,7 +146,7 @@ def separate_all(
         TimeRemainingColumn(),
         TextColumn("{task.fields[speed]}"),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         try:
             for number, job in enumerate(jobs, start=1):
                 name = f"{number}/{len(jobs)} {job.source.name}"
@@ -367,14 +370,39 @@ def stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
 
+def quote_path(argument: str) -> str:
+    """A command line's `key=path` in the quotes that Hydra wants around brackets and commas.
+
+    What Hydra can read is left alone, unless it is a file's name that Hydra would take for a list.
+    """
+    key, _, path = argument.partition("=")
+    if key not in ("ckpt", "input", "output", "report"):
+        return argument
+    try:
+        OverridesParser.create().parse_override(argument)
+        is_read = True
+    except HydraException:
+        is_read = False
+    if is_read and not Path(path).expanduser().exists():
+        return argument
+    escaped = path.replace("'", r"\'")
+    return f"{key}='{escaped}'"
+
+
 @hydra_main("separate")
-def main(cfg: DictConfig) -> int:
-    """Entry point; the exit code is the report's."""
+def job(cfg: DictConfig) -> int:
+    """One run; the exit code is the report's."""
     signal.signal(signal.SIGTERM, stop)
     try:
         return separate(cfg).exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def main() -> None:
+    """Entry point."""
+    sys.argv[1:] = [quote_path(argument) for argument in sys.argv[1:]]
+    job()
 
 
 if __name__ == "__main__":
