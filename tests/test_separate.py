@@ -264,7 +264,7 @@ def test_a_checkpoint_separates_a_folder_and_reports(tmp_path: Path, ckpt: Path)
     song(tmp_path / "songs" / "a.wav", rate=22_050)
     song(tmp_path / "songs" / "live" / "b.flac")
     out = tmp_path / "songs" / "stems"
-    report = separate(config(ckpt=ckpt, input=tmp_path / "songs", output=out, batch_size=1))
+    report = separate(config(ckpt=ckpt, input=tmp_path / "songs", output=out, batch_size=3))
     assert report.exit_code == 0
     names = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
     assert names == [
@@ -277,7 +277,7 @@ def test_a_checkpoint_separates_a_folder_and_reports(tmp_path: Path, ckpt: Path)
     written = json.loads((out / "report.json").read_text())
     assert [Path(file["input"]).name for file in written["files"]] == ["a.wav", "b.flac"]
     assert all(file["status"] == "done" and file["seconds"] > 0 for file in written["files"])
-    assert (written["model"], written["device"], written["batch_size"]) == ("Identity", "cpu", 1)
+    assert (written["model"], written["device"], written["batch_size"]) == ("Identity", "cpu", 3)
 
 
 def test_the_command_gives_what_the_separator_gives(tmp_path: Path, ckpt: Path) -> None:

@@ -153,7 +153,7 @@ def separate_all(
                 task = progress.add_task(name, total=None, speed="")
 
                 def show(done_s: float, total_s: float, spent_s: float, task=task) -> None:
-                    speed = f"real-time factor {spent_s / done_s:.2f}"
+                    speed = f"real-time factor {spent_s / done_s:.2f}" if done_s else ""
                     progress.update(task, completed=done_s, total=total_s, speed=speed)
 
                 file = try_to_separate(separator, job, options, show)
@@ -216,6 +216,7 @@ def separate_file(
         return file
     started = time.perf_counter()
     num_done = 0
+    show(0.0, info.num_samples / info.sample_rate, 0.0)
     with ExitStack() as stack:
         writers = {
             stem: stack.enter_context(
@@ -250,7 +251,7 @@ def separate_file(
                 writer.write(exact[separator.stems.index(stem)])
             num_done += block.shape[2]
             spent_s = time.perf_counter() - started
-            show(num_done / info.sample_rate, file.audio_seconds or 0.0, spent_s)
+            show(num_done / info.sample_rate, info.num_samples / info.sample_rate, spent_s)
     file.status = "done"
     file.audio_seconds = num_done / info.sample_rate
     file.seconds = time.perf_counter() - started
