@@ -272,6 +272,11 @@ def chosen_device(name: str) -> torch.device:
     if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
         there_is = "cpu" if accelerator is None else f"cpu and {accelerator.type}"
         raise ValueError(f"device={name} is not on this machine, there is {there_is}: device=auto")
+    if device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count():
+        raise ValueError(
+            f"device={name}: this machine has {torch.accelerator.device_count()} of them, "
+            "counted from 0"
+        )
     return device
 
 
@@ -301,8 +306,8 @@ def main(cfg: DictConfig) -> None:
     """Evaluate a checkpoint and report."""
     pictures, wavs = (how_many(key, cfg[key]) for key in ("pictures", "wavs"))
     device = chosen_device(cfg.device)
-    separator = load_separator(cfg.ckpt, device=device)
-    output = Path(cfg.output or Path(cfg.ckpt).parent / "evaluation")
+    separator = load_separator(Path(cfg.ckpt).expanduser(), device=device)
+    output = Path(cfg.output or Path(cfg.ckpt).parent / "evaluation").expanduser()
     output.mkdir(parents=True, exist_ok=True)
     evaluation = evaluate(
         separator,
