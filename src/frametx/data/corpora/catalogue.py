@@ -80,7 +80,7 @@ def _prompts(language: str, author: str, licence: str) -> Voices:
         name=f"asterisk_{language}", split="train", pattern="*.g722", sample_rate=16_000
     )
     package = f"asterisk-core-sounds-{language}-g722"
-    return Voices(package=package, speakers=(speaker,), licence=licence, author=author, disk_mb=50)
+    return Voices(package=package, speakers=(speaker,), licence=licence, author=author, disk_mb=55)
 
 
 MUSIC = (
@@ -89,49 +89,49 @@ MUSIC = (
         split="train",
         licence="GPL-2+",
         author="composers of The Battle for Wesnoth",
-        disk_mb=300,
+        disk_mb=280,
     ),
     Music(
         package="ufoai-music",
         split="train",
         licence="GPL-2+, CC-BY-SA-3.0, CC-BY-3.0, public domain, by track",
         author="composers of UFO: Alien Invasion",
-        disk_mb=400,
+        disk_mb=370,
     ),
     Music(
         package="supertux-data",
         split="train",
         licence="GPL-2+",
         author="composers of SuperTux",
-        disk_mb=400,
+        disk_mb=340,
     ),
     Music(
         package="nexuiz-music",
         split="train",
         licence="GPL-2+",
         author="composers of Nexuiz",
-        disk_mb=200,
+        disk_mb=160,
     ),
     Music(
         package="colobot-common-sounds",
         split="train",
         licence="GPL-3+",
         author="Epsitec SA and TerranovaTeam",
-        disk_mb=150,
+        disk_mb=120,
     ),
     Music(
         package="fretsonfire-songs-sectoid",
         split="train",
         licence="MIT-style",
         author="Carlos Viola Iborra (Sectoid)",
-        disk_mb=80,
+        disk_mb=100,
     ),
     Music(
         package="singularity-music",
         split="validation",
         licence="CC-BY-SA-3.0",
         author="Max McCracken",
-        disk_mb=120,
+        disk_mb=110,
     ),
 )
 VOICES = (
@@ -143,28 +143,28 @@ VOICES = (
         ),
         licence="GPL-2",
         author="Bill Kendrick and the voices of Tux Paint",
-        disk_mb=700,
+        disk_mb=620,
     ),
     Voices(
         package="festvox-ru",
         speakers=(Speaker(name="festvox_ru", split="train", pattern="*.wav", sample_rate=16_000),),
         licence="BSD-like",
         author="Nickolay V. Shmyrev",
-        disk_mb=400,
+        disk_mb=360,
     ),
     Voices(
         package="fillets-ng-data-cs",
         speakers=_fish("cs"),
         licence="GPL-2",
         author="ALTAR interactive and the actors of Fish Fillets",
-        disk_mb=200,
+        disk_mb=180,
     ),
     Voices(
         package="fillets-ng-data-nl",
         speakers=_fish("nl"),
         licence="GPL-2",
         author="ALTAR interactive and the actors of Fish Fillets",
-        disk_mb=200,
+        disk_mb=110,
     ),
     _prompts("en", "Allison Smith", "CC-BY-SA-3.0"),
     _prompts("es", "Allison Smith", "CC-BY-SA-3.0"),
