@@ -71,9 +71,11 @@ def test_two_ranks_take_the_step_of_one(
 ) -> None:
     """Without dropout, one step of plain gradient descent shows the gradient itself."""
     settings = [
-        "model.dropout=0",
-        "optimizer={_target_:torch.optim.SGD,_partial_:true,lr:1.0}",
-        "module.weight_decay=0",
+        "model.dropout=0.0",
+        "optimizer=sgd",
+        "optimizer.lr=1.0",
+        "optimizer.momentum=0.0",
+        "module.weight_decay=0.0",
         "scheduler.shape=constant",
         "scheduler.warmup_steps=0",
         "trainer.max_steps=1",
@@ -89,7 +91,7 @@ def test_two_ranks_take_the_step_of_one(
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     ours = last(tmp_path / "one")["current_model_state"]
     theirs = last(tmp_path / "runs" / "two")["current_model_state"]
     torch.testing.assert_close(theirs, ours, atol=2e-6, rtol=1e-4)
@@ -104,7 +106,7 @@ def test_a_sweep_over_two_devices_runs_every_job(tmp_path: Path, tiny_overrides:
     done = subprocess.run(
         [*command, *settings], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     rates = [
         last(tmp_path / "runs" / "sweep" / job)["optimizer_states"][0]["param_groups"][0]["initial_lr"]
         for job in ("0", "1")
@@ -143,7 +145,7 @@ def test_init_from_takes_the_weights_and_nothing_else(
 ) -> None:
     train(compose_tiny(tmp_path / "first", "trainer.max_steps=3"))
     first = tmp_path / "first" / "checkpoints" / "last.ckpt"
-    still = ["optimizer.lr=0.0", "module.weight_decay=0", "trainer.max_steps=1"]
+    still = ["optimizer.lr=0.0", "module.weight_decay=0.0", "trainer.max_steps=1"]
     train(compose_tiny(tmp_path / "second", f"init_from={first}", *still))
     taken, given = last(tmp_path / "second"), last(tmp_path / "first")
     assert taken["global_step"] == 1
@@ -165,7 +167,7 @@ def test_a_batch_that_is_not_finite_is_named_skipped_and_counted(
 
 
 def test_one_batch_is_learnt_by_heart(tmp_path: Path, compose_tiny: Compose) -> None:
-    settings = ["data.repeat_first_step=true", "model.dropout=0", "optimizer.lr=3e-3"]
+    settings = ["data.repeat_first_step=true", "model.dropout=0.0", "optimizer.lr=3e-3"]
     length = ["trainer.max_steps=60", "scheduler.total_steps=100"]
     train(compose_tiny(tmp_path, *settings, *length))
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()

@@ -1,7 +1,9 @@
 """python -m frametx.train: compose a config, build its parts, fit, test the best weights."""
 
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +31,7 @@ def train(cfg: DictConfig) -> Path | None:
     Raises:
         ValueError: for values that cannot work, before any process is started where possible.
     """
+    quieten_lightning()
     check_trainer(cfg)
     resumed = checkpoint_to_resume(cfg)
     L.seed_everything(cfg.seed, workers=True)
@@ -46,6 +49,20 @@ def train(cfg: DictConfig) -> Path | None:
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     return best_checkpoint(cfg) if trainer.is_global_zero else None
+
+
+def quieten_lightning() -> None:
+    """Leave out what Lightning says that a user can do nothing about."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",  # Lightning 2.6 uses a deprecated class of torch
+        "Experiment logs directory",  # Hydra has just made it
+        ".*does not have many workers",  # data_wait_percent says whether more would help
+        ".*smaller than the logging interval",
+        "The dirpath has changed",  # a resumed run looks for its best checkpoint anew
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def check_trainer(cfg: DictConfig) -> None:
@@ -131,7 +148,7 @@ def child_command(local_rank: int) -> tuple[list[str], str]:
         if getattr(flags, flag):
             command += [f"--{flag.replace('_', '-')}", getattr(flags, flag)]
     hydra = HydraConfig.get()
-    command += hydra.overrides.task
+    command += list(hydra.overrides.task)
     command += [
         f"hydra.run.dir='{hydra.runtime.output_dir}'",
         f"hydra.job.name=train_process_{local_rank}",

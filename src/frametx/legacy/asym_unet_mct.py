@@ -1,8 +1,9 @@
-"""The original state_dicts of AsymUNetMCT: their hyper-parameters, and their weights under our names.
+"""The original state_dicts of AsymUNetMCT: hyper-parameters, and weights under our names.
 
 Three things differ from ours besides names. The original's layout is B C F T, so its kernels are
-(frequency, time): they are transposed here, once. Its projections to queries, keys and values are three
-layers, here one. Its tables (sinusoids, rotary frequencies) are entries of the file; ours are computed.
+(frequency, time): they are transposed here, once. Its projections to queries, keys and values are
+three layers, here one. Its tables (sinusoids, rotary frequencies) are entries of the file; ours are
+computed.
 
 A function per block turns the block's own state_dict, keys counted from the block, into ours.
 """
@@ -33,9 +34,10 @@ def convert(
     """
     old = {key.removeprefix("module."): value for key, value in state_dict.items()}
     try:
-        config = _config(old, num_heads=num_heads) | {"dropout": dropout}
+        config = _config(old, num_heads=num_heads)
     except KeyError as missing:
         raise ValueError(f"not an AsymUNetMCT: the state_dict has no {missing}") from missing
+    config["dropout"] = dropout
     blocks: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
         "embedding": ("positional_embedding", embedding),
         "out": ("out", pointwise),

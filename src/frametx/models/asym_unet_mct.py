@@ -1,16 +1,16 @@
 """AsymUNetMCT: a U-Net over frequency with a transformer over frames at every level.
 
 Convolutions halve the bins from level to level and never merge frames. At every level an evolved
-transformer of a few attention maps runs beside the many maps of the U-Net, its frames being tokens; its
-maps join the U-Net's and its attention scores go on to the next level. At the bottom, the bridge,
-convolutional transformers attend between all bins of all frames. On the way up each level's
+transformer of a few attention maps runs beside the many maps of the U-Net, with frames as tokens;
+its maps join the U-Net's, and its attention scores go on to the next level. At the bottom, the
+bridge, convolutional transformers attend between all bins of all frames. On the way up each level's
 transformer also attends to the maps of the encoder's transformer, through gates that choose between
 two chains of scores.
 
-    embedding -> encoder 1 + transformer -------- maps, scores ------> decoder 1 + transformer -> logits
-                   encoder 2 + transformer ------ maps, scores ----> decoder 2 + transformer
-                     ...                                               ...
-                       encoder n (half the bins each) -> bridge -> (twice the bins each)
+    embedding -> encoder 1, transformer ---- maps, scores ---> decoder 1, transformer -> logits
+                  encoder 2, transformer --- maps, scores --> decoder 2, transformer
+                    ...  (half the bins at every step)          ...
+                                 encoder n ---> bridge -------->
 
 Inside, the layout is B C T F: C feature maps, F features of a frame, last.
 """
@@ -39,15 +39,15 @@ class AsymUNetMCT(nn.Module):
         out_channels: channels of logits: stems times audio channels.
         n_fft: of the STFT; the network takes the `n_fft // 2` bins below the Nyquist bin.
         channels: maps of the U-Net for every unit of `widths`.
-        widths: maps of each level as multiples of `channels`; the last level is the bridge, and every
-            level but the first halves the bins.
+        widths: maps of each level as multiples of `channels`; the last level is the bridge, and
+            every level but the first halves the bins.
         num_plain_levels: levels, from the top, that have no transformer: their many bins are what
             transformers pay most for. The original has none.
         num_attention_maps: maps of every transformer above the bridge.
         num_heads: of every attention.
         expansion: hidden features of the transformers' feed-forward.
-        num_bridge_layers: convolutional transformers at the bridge; their memory grows with the square
-            of frames times bins left there, so take none with few levels.
+        num_bridge_layers: convolutional transformers at the bridge; their memory grows with the
+            square of frames times bins left there, so take none with few levels.
         dropout: probability on the branches of all transformers.
         encoder_kernel_sizes: of the encoder transformers' second branch and wide convolution.
         decoder_kernel_sizes: of the decoder transformers' two branches and joining convolution.
@@ -56,8 +56,8 @@ class AsymUNetMCT(nn.Module):
         embedding_kernel_size: of the convolutions that read the embedding's levels.
         decoder_dropout: probability inside the residual blocks of the deepest decoders.
         num_decoder_dropout_levels: how many decoders, from the deepest up, have that dropout.
-        restarts_bridge_residual: the bridge's attention is added to the block's input instead of the
-            running stream: a slip of the original that its weights need.
+        restarts_bridge_residual: the bridge's attention is added to the block's input instead of
+            the running stream: a slip of the original that its weights need.
         has_vocal_bands: add a side output at the bridge that says when and in which band somebody
             sings, and let the decoder read it.
         normalizes_vocal_bands: that output reads the normalised bridge; False leaves the norm's
@@ -67,8 +67,8 @@ class AsymUNetMCT(nn.Module):
         num_bins: bins that `forward` takes and returns.
 
     Raises:
-        ValueError: if the bins cannot be halved as often as there are levels, or cannot be split into
-            the heads.
+        ValueError: if the bins cannot be halved as often as there are levels, or cannot be split
+            into the heads, or no level is left for a transformer.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class AsymUNetMCT(nn.Module):
         _check_halving(n_fft, num_levels=1 + len(embedding_widths), name="embedding_widths")
         if not 0 <= num_plain_levels < len(widths) - 1:
             raise ValueError(
-                f"num_plain_levels ({num_plain_levels}) must leave a transformer between the top and "
-                f"the bridge: {len(widths)} widths allow 0 to {len(widths) - 2}"
+                f"num_plain_levels ({num_plain_levels}) must leave a level with a transformer "
+                f"between the top and the bridge: {len(widths)} widths allow 0 to {len(widths) - 2}"
             )
         self.num_plain_levels = num_plain_levels
         num_maps = [channels * width for width in widths]
@@ -201,7 +201,7 @@ class AsymUNetMCT(nn.Module):
     def forward_with_vocal_bands(
         self, magnitude: Float[Tensor, "B C F T"]
     ) -> tuple[Float[Tensor, "B C_out F T"], Float[Tensor, "B C_out F_bridge T"] | None]:
-        """Logits of the mask, and logits of singing per band of the bridge if the network has them."""
+        """Logits of the mask, and of singing per band of the bridge if the network has them."""
         if magnitude.shape[2] != self.num_bins:
             raise ValueError(
                 f"magnitude has {magnitude.shape[2]} bins, the network takes {self.num_bins}: "
@@ -249,6 +249,7 @@ def _check_halving(n_fft: int, *, num_levels: int, name: str) -> None:
     halvings = num_levels - 1
     if n_fft % 2 ** (halvings + 1):
         raise ValueError(
-            f"n_fft ({n_fft}) gives {n_fft // 2} bins, which cannot be halved {halvings} times for the "
-            f"{num_levels} levels of {name}: take a multiple of {2 ** (halvings + 1)} or fewer levels"
+            f"n_fft ({n_fft}) gives {n_fft // 2} bins, which cannot be halved {halvings} times for "
+            f"the {num_levels} levels of {name}: take an n_fft divisible by {2 ** (halvings + 1)}, "
+            "or fewer levels"
         )

@@ -1,5 +1,7 @@
 """Attention between all bins of all frames: the tokens of the bridge."""
 
+from functools import partial
+
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,8 +13,8 @@ from frametx.nn.rotary import Rotary
 class ConvolutionalMultiheadAttention(nn.Module):
     """Multi-head attention whose tokens are (bin, frame) pairs and whose features are the maps.
 
-    Tokens are counted frame by frame within a bin, then bin by bin: n = bin * T + frame. Memory grows
-    with the square of their number, so this belongs where few bins are left.
+    Tokens are counted frame by frame within a bin, then bin by bin: n = bin * T + frame. Memory
+    grows with the square of their number, so this belongs where few bins are left.
 
     Args:
         num_channels: feature maps.
@@ -33,19 +35,20 @@ class ConvolutionalMultiheadAttention(nn.Module):
         self.num_heads = num_heads
         self.scale = num_channels**-0.5
         self.rotary = Rotary(head_features=num_channels // num_heads)
-        shape = {"kernel_size": kernel_size, "padding": kernel_size // 2}
-        self.to_qkv = nn.Conv2d(num_channels, 3 * num_channels, **shape)
-        self.to_out = nn.Conv2d(num_channels, num_channels, **shape)
+        conv = partial(nn.Conv2d, kernel_size=kernel_size, padding=kernel_size // 2)
+        self.to_qkv = conv(num_channels, 3 * num_channels)
+        self.to_out = conv(num_channels, num_channels)
 
     def forward(
         self, x: Float[Tensor, "B C T F"], *, scores: Float[Tensor, "B H N N"] | None = None
     ) -> tuple[Float[Tensor, "B C T F"], Float[Tensor, "B H N N"]]:
-        """Attend from every bin of every frame; returns new maps and the scores for the next layer.
+        """Attend from every bin of every frame; returns new maps, and scores for the next layer.
 
         Args:
+            x: queries, keys and values are made of it.
             scores: of the layer before, added to this layer's.
         """
         qkv = rearrange(self.to_qkv(x), "b (p h d) t f -> p b h (f t) d", p=3, h=self.num_heads)
         q, k = self.rotary(qkv[:2])
-        attended, scores = residual_attention(q, k, qkv[2], scale=self.scale, scores=scores)
-        return self.to_out(rearrange(attended, "b h (f t) d -> b (h d) t f", t=x.shape[2])), scores
+        attended, total = residual_attention(q, k, qkv[2], scale=self.scale, scores=scores)
+        return self.to_out(rearrange(attended, "b h (f t) d -> b (h d) t f", t=x.shape[2])), total

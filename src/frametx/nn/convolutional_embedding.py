@@ -1,4 +1,4 @@
-"""A positional embedding that also sees the spectrogram: one map, made by a convolutional pyramid."""
+"""A positional embedding that also sees the spectrogram: one map, made by a pyramid."""
 
 from collections.abc import Sequence
 
@@ -43,6 +43,7 @@ class ConvolutionalEmbedding(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B 1 T F"]:
+        """One map, as large as the input."""
         size = x.shape[2:]
         table = sinusoid_table(*size, device=x.device).to(x.dtype)
         h = torch.cat([x, table.expand(len(x), 1, -1, -1)], 1)

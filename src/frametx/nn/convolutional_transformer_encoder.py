@@ -10,7 +10,7 @@ from frametx.nn.squared_relu import squared_relu
 
 
 class ConvolutionalTransformerEncoder(nn.Module):
-    """Gate, two branches, a wide depthwise convolution, attention, feed-forward: each with a residual.
+    """Gate, two branches, a wide convolution, attention, feed-forward, each with a residual.
 
     Args:
         num_channels: feature maps.
@@ -46,9 +46,10 @@ class ConvolutionalTransformerEncoder(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C T F"], *, scores: Float[Tensor, "B H N N"] | None = None
     ) -> tuple[Float[Tensor, "B C T F"], Float[Tensor, "B H N N"]]:
-        """Returns new maps and the attention's scores for the next block.
+        """Run the branches; returns new maps, and the attention's scores for the next block.
 
         Args:
+            x: maps of the bridge.
             scores: of the block before, added to this block's.
         """
         drop = self.dropout
@@ -56,10 +57,10 @@ class ConvolutionalTransformerEncoder(nn.Module):
         z = self.norm_branches(h)
         h = h + drop(squared_relu(self.branch_narrow(z))) + drop(squared_relu(self.branch_wide(z)))
         h = h + drop(self.context(self.norm_context(h)))
-        z, scores = self.attention(self.norm_attention(h), scores=scores)
+        z, total = self.attention(self.norm_attention(h), scores=scores)
         h = (x if self.restarts_residual else h) + drop(z)
         h = h + drop(self.contract(squared_relu(self.expand(self.norm_expand(h)))))
-        return h, scores
+        return h, total
 
 
 def _separable_conv(num_channels: int, *, kernel_size: int) -> nn.Sequential:

@@ -1,8 +1,8 @@
 """Convolutions of one or two maps on a CPU, by folding neighbouring bins into channels.
 
 CPU kernels pad channels to sixteen, so a convolution of a single map does a sixteenth of the work
-it pays for, and its backward pass is slower still. Sixteen neighbouring bins of one map can stand in
-for the channels, which costs no copy, because the features come last:
+it pays for, and its backward pass is slower still. Sixteen neighbouring bins of one map can stand
+in for the channels, which costs no copy, because the features come last:
 
     B 1 T F  =  B 16 T F/16, channels last
 

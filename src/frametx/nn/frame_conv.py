@@ -23,4 +23,5 @@ class FrameConv(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C T F"]:
+        """See neighbours first, then all bins of the frame."""
         return self.linear(depthwise_conv2d(x, self.kernel, self.bias))

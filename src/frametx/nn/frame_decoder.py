@@ -39,6 +39,7 @@ class FrameDecoder(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C T F_in"], skip: Float[Tensor, "B C_skip T F"]
     ) -> Float[Tensor, "B C_out T F"]:
+        """Join what comes from below to the encoder's maps."""
         # frames stay, so it is interpolation along a line, with the maps' frames as its channels
         size = skip.shape[-1]
         larger = F.interpolate(x.flatten(1, 2), size=size, mode="linear", align_corners=True)

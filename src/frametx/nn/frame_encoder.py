@@ -21,4 +21,5 @@ class FrameEncoder(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C_out T F_out"]:
+        """Half the features if downsampling, else as many."""
         return self.body(x)

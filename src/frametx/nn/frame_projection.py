@@ -45,6 +45,7 @@ class FrameProjection(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B P C T F"]:
+        """All projections of the same frames, stacked."""
         projected = linear_per_channel(x, self.weight)
         projected = projected.unflatten(-1, (self.num_projections, -1)).permute(0, 3, 1, 2, 4)
         return temporal_conv(projected, self.taps, self.bias)

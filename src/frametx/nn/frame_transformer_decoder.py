@@ -1,6 +1,7 @@
 """The transformer of a decoder level: it attends to itself and to the encoder of its level."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -33,9 +34,9 @@ class DecoderOutput(NamedTuple):
 class FrameTransformerDecoder(nn.Module):
     """Two rounds of attention to itself and to the encoder, around convolutions; then feed-forward.
 
-    Two chains of residual scores run through the decoders. That of self-attention simply adds up. In
-    that of the attention to the encoder, a gate chooses before each round, score by score, between the
-    chain and the scores of the encoder of this level.
+    Two chains of residual scores run through the decoders. That of self-attention simply adds up.
+    In that of the attention to the encoder, a gate chooses before each round, score by score,
+    between the chain and the scores of the encoder of this level.
 
     Args:
         in_channels: maps of the U-Net at this level.
@@ -63,29 +64,31 @@ class FrameTransformerDecoder(nn.Module):
         is_deepest: bool,
     ) -> None:
         super().__init__()
-        maps = {"num_channels": num_attention_maps}
-        frames = maps | {"num_features": num_features}
-        heads = frames | {"num_heads": num_heads}
+        frames = {"num_channels": num_attention_maps, "num_features": num_features}
+        norm = partial(MultichannelLayerNorm, **frames)
+        frame_conv = partial(FrameConv, **frames)
+        attention = partial(MultichannelMultiheadAttention, **frames, num_heads=num_heads)
+        linear = partial(MultichannelLinear, num_channels=num_attention_maps)
         branch_a_kernel, branch_b_kernel, join_kernel = kernel_sizes
         self.embed = embed_maps(in_channels, num_attention_maps)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.norm_first = MultichannelLayerNorm(**frames)
-        self.self_attention_first = MultichannelMultiheadAttention(**heads)
-        self.gate_first = None if is_deepest else ScoreGate(**maps)
-        self.skip_attention_first = MultichannelMultiheadAttention(**heads, attends_memory=True)
-        self.norm_branches = MultichannelLayerNorm(**frames)
-        self.branch_a = FrameConv(**frames, kernel_size=branch_a_kernel)
-        self.branch_b = FrameConv(**frames, kernel_size=branch_b_kernel)
-        self.norm_join = MultichannelLayerNorm(**frames)
-        self.join = FrameConv(**frames, kernel_size=join_kernel)
-        self.norm_self = MultichannelLayerNorm(**frames)
-        self.self_attention = MultichannelMultiheadAttention(**heads)
-        self.norm_skip = MultichannelLayerNorm(**frames)
-        self.gate = ScoreGate(**maps)
-        self.skip_attention = MultichannelMultiheadAttention(**heads, attends_memory=True)
-        self.norm_expand = MultichannelLayerNorm(**frames)
-        self.expand = MultichannelLinear(**maps, in_features=num_features, out_features=expansion)
-        self.contract = MultichannelLinear(**maps, in_features=expansion, out_features=num_features)
+        self.norm_first = norm()
+        self.self_attention_first = attention()
+        self.gate_first = None if is_deepest else ScoreGate(num_channels=num_attention_maps)
+        self.skip_attention_first = attention(attends_memory=True)
+        self.norm_branches = norm()
+        self.branch_a = frame_conv(kernel_size=branch_a_kernel)
+        self.branch_b = frame_conv(kernel_size=branch_b_kernel)
+        self.norm_join = norm()
+        self.join = frame_conv(kernel_size=join_kernel)
+        self.norm_self = norm()
+        self.self_attention = attention()
+        self.norm_skip = norm()
+        self.gate = ScoreGate(num_channels=num_attention_maps)
+        self.skip_attention = attention(attends_memory=True)
+        self.norm_expand = norm()
+        self.expand = linear(in_features=num_features, out_features=expansion)
+        self.contract = linear(in_features=expansion, out_features=num_features)
 
     def forward(
         self,
@@ -99,6 +102,7 @@ class FrameTransformerDecoder(nn.Module):
         """Run the branches on the embedded input.
 
         Args:
+            x: maps of the U-Net at this level.
             skip: attention maps of the encoder of this level.
             skip_scores: its scores.
             previous_self_scores: of the decoder one level down; None at the deepest.

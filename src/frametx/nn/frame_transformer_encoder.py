@@ -1,6 +1,7 @@
 """The transformer of an encoder level: frames are tokens, a few maps run in parallel."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -31,12 +32,12 @@ class EncoderOutput(NamedTuple):
 
 
 class FrameTransformerEncoder(nn.Module):
-    """Gate, two branches, a wide convolution, attention, feed-forward: each with a norm and a residual.
+    """Gate, two branches, a wide convolution, attention, feed-forward, each with a residual.
 
     Args:
         in_channels: maps of the U-Net at this level.
-        num_attention_maps: maps the transformer works on; the input is embedded into as many, unless
-            it has as many already.
+        num_attention_maps: maps the transformer works on; the input is embedded into as many,
+            unless it has as many already.
         num_features: features of a frame.
         expansion: hidden features of the feed-forward.
         num_heads: of the attention between frames.
@@ -59,23 +60,26 @@ class FrameTransformerEncoder(nn.Module):
     ) -> None:
         super().__init__()
         features = num_features
-        maps = {"num_channels": num_attention_maps}
-        frames = maps | {"num_features": features}
+        frames = {"num_channels": num_attention_maps, "num_features": features}
+        norm = partial(MultichannelLayerNorm, **frames)
+        linear = partial(MultichannelLinear, num_channels=num_attention_maps)
         branch_kernel, context_kernel = kernel_sizes
         self.embed = embed_maps(in_channels, num_attention_maps)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.norm_gate = MultichannelLayerNorm(**frames)
-        self.gate = MultichannelLinear(**maps, in_features=features, out_features=2 * features)
-        self.norm_branches = MultichannelLayerNorm(**frames)
-        self.branch_linear = MultichannelLinear(**maps, in_features=features, out_features=features)
+        self.norm_gate = norm()
+        self.gate = linear(in_features=features, out_features=2 * features)
+        self.norm_branches = norm()
+        self.branch_linear = linear(in_features=features, out_features=features)
         self.branch_conv = FrameConv(**frames, kernel_size=branch_kernel)
-        self.norm_context = MultichannelLayerNorm(**frames)
+        self.norm_context = norm()
         self.context = FrameConv(**frames, kernel_size=context_kernel)
-        self.norm_attention = MultichannelLayerNorm(**frames)
-        self.attention = MultichannelMultiheadAttention(**frames, num_heads=num_heads)
-        self.norm_expand = MultichannelLayerNorm(**frames)
-        self.expand = MultichannelLinear(**maps, in_features=features, out_features=expansion)
-        self.contract = MultichannelLinear(**maps, in_features=expansion, out_features=features)
+        self.norm_attention = norm()
+        self.attention = MultichannelMultiheadAttention(
+            num_channels=num_attention_maps, num_features=features, num_heads=num_heads
+        )
+        self.norm_expand = norm()
+        self.expand = linear(in_features=features, out_features=expansion)
+        self.contract = linear(in_features=expansion, out_features=features)
 
     def forward(
         self,
@@ -86,6 +90,7 @@ class FrameTransformerEncoder(nn.Module):
         """Run the branches on the embedded input.
 
         Args:
+            x: maps of the U-Net at this level.
             scores: of the encoder transformer one level up, added to this one's.
         """
         drop = self.dropout
@@ -95,10 +100,10 @@ class FrameTransformerEncoder(nn.Module):
         branches = squared_relu(self.branch_linear(z)), squared_relu(self.branch_conv(z))
         h = h + drop(branches[0]) + drop(branches[1])
         h = h + drop(self.context(self.norm_context(h)))
-        z, scores = self.attention(self.norm_attention(h), scores=scores)
+        z, total = self.attention(self.norm_attention(h), scores=scores)
         h = h + drop(z)
         h = h + drop(self.contract(squared_relu(self.expand(self.norm_expand(h)))))
-        return EncoderOutput(torch.cat([x, h], 1), h, scores)
+        return EncoderOutput(torch.cat([x, h], 1), h, total)
 
 
 def embed_maps(in_channels: int, num_attention_maps: int) -> nn.Module:

@@ -1,5 +1,7 @@
 """Attention between frames, map by map: the tokens are frames, the features are frequencies."""
 
+from functools import partial
+
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,12 +42,12 @@ class MultichannelMultiheadAttention(nn.Module):
         self.num_heads = num_heads
         self.scale = num_features**-0.5
         self.rotary = Rotary(head_features=num_features // num_heads)
-        maps = {"num_channels": num_channels, "num_features": num_features}
+        project = partial(FrameProjection, num_channels=num_channels, num_features=num_features)
         if attends_memory:
-            self.to_q = FrameProjection(**maps, num_projections=1)
-            self.to_kv = FrameProjection(**maps, num_projections=2)
+            self.to_q = project(num_projections=1)
+            self.to_kv = project(num_projections=2)
         else:
-            self.to_qkv = FrameProjection(**maps, num_projections=3)
+            self.to_qkv = project(num_projections=3)
         self.to_out = MultichannelLinear(
             num_channels=num_channels, in_features=num_features, out_features=num_features
         )
@@ -61,6 +63,7 @@ class MultichannelMultiheadAttention(nn.Module):
         """Attend from the frames of `x`; returns new frames and the scores for the next layer.
 
         Args:
+            x: where queries come from.
             memory: where keys and values come from, exactly if the layer attends a memory.
             scores: of the layer before, added to this layer's.
         """
@@ -72,8 +75,8 @@ class MultichannelMultiheadAttention(nn.Module):
             q = self.rotary(self._split_heads(self.to_q(x))[0])
             k, v = self._split_heads(self.to_kv(memory))
             k = self.rotary(k)
-        attended, scores = residual_attention(q, k, v, scale=self.scale, scores=scores)
-        return self.to_out(rearrange(attended, "b c h t d -> b c t (h d)")), scores
+        attended, total = residual_attention(q, k, v, scale=self.scale, scores=scores)
+        return self.to_out(rearrange(attended, "b c h t d -> b c t (h d)")), total
 
     def _split_heads(self, x: Float[Tensor, "B P C T F"]) -> Float[Tensor, "P B C H T D"]:
         return rearrange(x, "b p c t (h d) -> p b c h t d", h=self.num_heads)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class MultichannelLinear(nn.Module):
-    """Every map's frames through that map's own matrix, then, if asked, the maps through one another.
+    """The frames of every map through that map's own matrix; if asked, then mix the maps.
 
     Args:
         num_channels: maps that come in.
@@ -36,11 +36,12 @@ class MultichannelLinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw both matrices as `torch.nn.Linear` draws its own."""
-        for matrix in filter(lambda parameter: parameter is not None, (self.weight, self.mixing)):
+        for matrix in self.parameters():
             bound = matrix.shape[-1] ** -0.5
             nn.init.uniform_(matrix, -bound, bound)
 
     def forward(self, x: Float[Tensor, "B C T F_in"]) -> Float[Tensor, "B C_out T F_out"]:
+        """Each map's matrix, then the mixing."""
         y = linear_per_channel(x, self.weight)
         if self.mixing is None:
             return y

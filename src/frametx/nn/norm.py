@@ -19,10 +19,9 @@ class MultichannelLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_channels, 1, num_features))
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C T F"]:
+        """Zero mean and unit variance over F, then scale and shift."""
         features = x.shape[-1:]
-        if (
-            len(self.weight) == 1
-        ):  # one map: the fused kernel knows scale and shift of the last axis
+        if len(self.weight) == 1:  # the fused kernel takes scale and shift of a single map
             return F.layer_norm(x, features, self.weight[0, 0], self.bias[0, 0], self.eps)
         normal = F.layer_norm(x, features, eps=self.eps)
         # Repeated over the batch by hand, the gradients are summed over batch and frames one after
@@ -41,5 +40,6 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C T F"]:
+        """Zero mean and unit variance over C, then scale and shift."""
         last = x.movedim(1, -1)
         return F.layer_norm(last, last.shape[-1:], self.weight, self.bias, self.eps).movedim(-1, 1)

@@ -22,6 +22,7 @@ class PointwiseConv(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C_out T F"]:
+        """The same matrix at every frame and bin."""
         # bmm with the matrix repeated by stride: matmul would transpose the maps instead
         weight = self.weight.expand(len(x), -1, -1)
         if self.bias is None:

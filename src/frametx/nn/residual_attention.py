@@ -19,6 +19,9 @@ def residual_attention(
     them; sum, product and scale are one kernel.
 
     Args:
+        q: queries, one per token.
+        k: keys, one per token attended to.
+        v: values, likewise.
         scale: factor of the products; the scores that come in are scaled already.
         scores: of the layer before, or None where the chain starts.
 

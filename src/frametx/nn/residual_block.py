@@ -1,5 +1,7 @@
 """The convolutional block of the U-Net: it changes the number of maps and, if asked, the size."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -38,9 +40,9 @@ class ResBlock(nn.Module):
         super().__init__()
         self.stride = stride
         self.norm = MultichannelLayerNorm(num_channels=in_channels, num_features=num_features)
-        shape = {"kernel_size": kernel_size, "padding": kernel_size // 2, "bias": False}
-        self.conv_in = nn.Conv2d(in_channels, out_channels, **shape)
-        self.conv_out = nn.Conv2d(out_channels, out_channels, stride=stride, **shape)
+        conv = partial(nn.Conv2d, kernel_size=kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv_in = conv(in_channels, out_channels)
+        self.conv_out = conv(out_channels, out_channels, stride=stride)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         changes = in_channels != out_channels or stride != (1, 1)
         self.shortcut = (
@@ -50,6 +52,7 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C_out T_out F_out"]:
+        """Branch and shortcut, summed."""
         branch = _convolve(self.norm(x), self.conv_in)
         branch = _convolve(squared_relu(branch), self.conv_out).contiguous()
         frames, bins = self.stride

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 class Rotary(nn.Module):
     """Turn the feature pairs (0, 1), (2, 3), ... of token n by n * base^(-2j/D).
 
-    D, the features of one head, may be odd: the last feature then stays as it is; with D = 1 nothing
-    turns. Angles are made in float32 whatever the precision around them, because at 2048 tokens
-    half precision no longer tells neighbours apart.
+    D, the features of one head, may be odd: the last feature then stays as it is; with D = 1
+    nothing turns. Angles are made in float32 whatever the precision around them, because at 2048
+    tokens half precision no longer tells neighbours apart.
 
     Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021.
     """
@@ -21,6 +21,7 @@ class Rotary(nn.Module):
         self.base = base
 
     def forward(self, x: Float[Tensor, "*batch N D"]) -> Float[Tensor, "*batch N D"]:
+        """Token n is the n-th of the last axis but one."""
         if self.num_pairs == 0:
             return x
         num_turned = 2 * self.num_pairs

@@ -1,8 +1,9 @@
 """A learned choice, score by score, between two streams of attention scores.
 
-The gate is two 3-d convolutions over (heads, query frames, key frames), with maps as channels. Their
-kernels have three heads of reach, so the same sum is a 2-d convolution over (query, key) whose
-channels are all (map, head) pairs and whose weight is zero for heads further than one apart: a band.
+The gate is two 3-d convolutions over (heads, query frames, key frames), with maps as channels.
+Their kernels reach one head to either side, so the same sum is a 2-d convolution over (query, key)
+whose channels are all (map, head) pairs and whose weight is zero for heads further than one apart:
+a band.
 
     W[(o, h), (c, g)] = w[o, c, g - h + 1]    for |g - h| <= 1, else 0
 
@@ -35,6 +36,7 @@ class ScoreGate(nn.Module):
         previous: Float[Tensor, "B C H T T"],
         skip: Float[Tensor, "B C H T T"],
     ) -> Float[Tensor, "B C H T T"]:
+        """Both streams decide; one gate serves all maps."""
         heads = previous.shape[2]
         hidden = torch.cat([previous, skip], 1).flatten(1, 2)
         hidden = squared_relu(_banded_conv2d(hidden, self.conv_in, num_heads=heads))

@@ -42,5 +42,6 @@ class VocalBandHead(nn.Module):
         self.out = nn.Conv2d(num_channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C_out T F"]:
+        """Logits, one for every frame and remaining bin."""
         transformed, _ = self.transform(self.norm(x) if self.normalizes else x)
         return self.out(transformed)

@@ -58,7 +58,12 @@ class Recipe(Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store the recipe and where in the curriculum the run is."""
+        """Store the recipe and where in the curriculum the run is.
+
+        The stream of samples has no end, so no batch is its last one: a run that reached max_steps
+        can be resumed with a larger one.
+        """
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
         data = cast(Any, trainer).datamodule
         stage = data.curriculum.index(cast(Any, pl_module).position)
         checkpoint["frametx"] = {

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -104,19 +105,28 @@ class StepLoader(DataLoader[Any]):
 
 
 class TrackShare(Dataset[Mixture]):
-    """Every `world_size`-th track of a set from `rank` on: no track twice, none left out."""
+    """Every `world_size`-th track of a set from `rank` on: no track twice, none left out.
+
+    All ranks get equally many, because they validate together: where the tracks do not go round,
+    the last ranks get a sample of silence, which has no score.
+    """
 
     def __init__(self, tracks: EvaluationSet, *, rank: int, world_size: int) -> None:
         self.tracks = tracks
-        self.indices = range(rank, len(tracks), world_size)
+        self.rank = rank
+        self.world_size = world_size
 
     def __len__(self) -> int:
         """Tracks of this rank."""
-        return len(self.indices)
+        return -(-len(self.tracks) // self.world_size)
 
     def __getitem__(self, index: int) -> Mixture:
         """One whole track."""
-        return self.tracks[self.indices[index]]
+        number = index * self.world_size + self.rank
+        if number < len(self.tracks):
+            return self.tracks[number]
+        first = self.tracks[0]
+        return replace(first, stems=torch.zeros_like(first.stems[..., :1]))
 
 
 class StepDataModule(L.LightningDataModule, ABC):

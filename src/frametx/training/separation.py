@@ -102,7 +102,9 @@ class SeparationModule(L.LightningModule):
             {"params": [p for n, p in named if n in plain], "weight_decay": 0.0},
         ]
         optimizer = self.optimizer([group for group in groups if group["params"]])
-        return [optimizer], [LambdaLR(optimizer, self.scheduler)]
+        # A plain function: of a callable object LambdaLR would store the attributes in checkpoints,
+        # and a resumed run could not be given a longer schedule.
+        return [optimizer], [LambdaLR(optimizer, lambda step: self.scheduler(step))]
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimiser step: micro-batches forward and backward, clip, step, schedule."""
