@@ -179,7 +179,7 @@ class ConvolutionalAttention(nn.Module):
         channels = x.shape[1]
 
         def heads(y: Tensor) -> Tensor:
-            return y.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
+            return y.view(len(y), self.heads, channels // self.heads, -1).transpose(2, 3)
 
         q, k = self.embedding(heads(self.q_proj(x))), self.embedding(heads(self.k_proj(x)))
         a, qk = attend(q, k, heads(self.v_proj(x)), math.sqrt(channels), prev_qk)
@@ -207,13 +207,15 @@ class ConvolutionalEmbedding(nn.Module):
         )
         table = torch.stack([angles.sin(), angles.cos()], 1).flatten(0, 1)
         h = torch.cat([x, table.expand(batch, 1, -1, -1)], 1)
-        maps = [self.extract1(h)]
-        for i in range(1, self.num_levels):
-            h = getattr(self, f"encoder{i}")(h)
-            e = getattr(self, f"extract{i + 1}")(h)
-            maps.append(
-                F.interpolate(e, size=(features, frames), mode="bilinear", align_corners=True)
-            )
+        maps = []
+        for i in range(1, self.num_levels + 1):
+            e = getattr(self, f"extract{i}")(h)
+            if i > 1:
+                size = (features, frames)
+                e = F.interpolate(e, size=size, mode="bilinear", align_corners=True)
+            maps.append(e)
+            if i < self.num_levels:
+                h = getattr(self, f"encoder{i}")(h)
         return self.out(torch.cat(maps, 1))
 
 
