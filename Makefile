@@ -23,7 +23,7 @@ setup: .venv/installed ## make .venv with everything, uv included if it is missi
 demo: setup ## train on the audio that ships, evaluate, separate: a table, WAVs and a picture in demo/
 	rm -rf $(DEMO) demo
 	$(BIN)/python -m frametx.train experiment=demo name=demo test=false
-	$(BIN)/python -m frametx.evaluate ckpt=$(DEMO)/checkpoints/best.ckpt data=demo output=demo audio=1 pictures=1
+	$(BIN)/python -m frametx.evaluate ckpt=$(DEMO)/checkpoints/best.ckpt data=demo output=demo wavs=1 pictures=1
 	$(BIN)/python -m frametx.separate ckpt=$(DEMO)/checkpoints/best.ckpt 'input=demo/audio/*/mixture.wav' output=demo/separated
 	@echo "listen: demo/separated   look: demo/pictures"
 

@@ -38,7 +38,11 @@ def test_a_folder_as_data_becomes_the_file_that_reads_it(tmp_path: Path) -> None
     assert folder_as_data([f"data={pair}"])[0] == "data=folders"
     assert folder_as_data([f"data={pair}"])[1] == f"data.vocals='{pair / 'vocals'}'"
     assert folder_as_data([f"data={corpus}"])[0] == "data=corpora"
-    assert folder_as_data([f"data={songs}", "a=1"]) == ["data=tracks", f"data.root='{songs}'", "a=1"]
+    assert folder_as_data([f"data={songs}", "a=1"]) == [
+        "data=tracks",
+        f"data.root='{songs}'",
+        "a=1",
+    ]
     assert folder_as_data(["data=demo"]) == ["data=demo"]
     assert folder_as_data(["data=no_such_thing"]) == ["data=no_such_thing"]
 
@@ -55,10 +59,16 @@ def test_every_experiment_composes(experiment: str, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["model=asym_unet"], "model=asym_unet is unknown: did you mean model=asym_unet_mct"),
-        (["optimizer.lrr=1"], "optimizer.lrr is no key of conf/train.yaml: did you mean optimizer.lr"),
+        (
+            ["optimizer.lrr=1"],
+            "optimizer.lrr is no key: did you mean optimizer.lr?",
+        ),
         (["-m", "model=asym_unet_mct,nothing"], "model=nothing is unknown"),
         (["trainer.devices=64"], "trainer.devices=64"),
-        (["data=folders", "data.vocals=none", "data.instrumental=none"], "vocals: none does not exist"),
+        (
+            ["data=folders", "data.vocals=a", "data.instrumental=a"],
+            "vocals: a does not exist",
+        ),
         (["data=folders"], "data.vocals must be given"),
     ],
 )

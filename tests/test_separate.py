@@ -19,21 +19,20 @@ from torch import Tensor, nn
 
 from frametx.audio.io import AudioInfo
 from frametx.checkpoint import load_separator, save_separator
-from frametx.config import conf_dir
+from frametx.config import conf_dir, quote_path
 from frametx.separate import (
     FileReport,
     Options,
     Report,
-    choose_device,
     choose_format,
     main,
     on_steps,
-    quote_path,
     separate,
     separate_file,
     try_to_separate,
 )
 from frametx.songs import Job
+from frametx.streaming import choose_device
 
 SEPARATOR = {
     "_target_": "frametx.separator.SpectrogramSeparator",

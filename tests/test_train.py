@@ -108,7 +108,9 @@ def test_a_sweep_over_two_devices_runs_every_job(tmp_path: Path, tiny_overrides:
     )
     assert done.returncode == 0, done.stderr
     rates = [
-        last(tmp_path / "runs" / "sweep" / job)["optimizer_states"][0]["param_groups"][0]["initial_lr"]
+        last(tmp_path / "runs" / "sweep" / job)["optimizer_states"][0]["param_groups"][0][
+            "initial_lr"
+        ]
         for job in ("0", "1")
     ]
     assert rates == [1e-4, 3e-4]
@@ -149,9 +151,7 @@ def test_init_from_takes_the_weights_and_nothing_else(
     train(compose_tiny(tmp_path / "second", f"init_from={first}", *still))
     taken, given = last(tmp_path / "second"), last(tmp_path / "first")
     assert taken["global_step"] == 1
-    torch.testing.assert_close(
-        taken["current_model_state"], given["state_dict"], atol=0, rtol=0
-    )
+    torch.testing.assert_close(taken["current_model_state"], given["state_dict"], atol=0, rtol=0)
 
 
 def test_a_batch_that_is_not_finite_is_named_skipped_and_counted(

@@ -147,9 +147,9 @@ def main(cfg: DictConfig) -> None:
     unknown = [part for part in cfg.bench.parts if part not in PARTS]
     if unknown:
         raise ValueError(f"bench.parts={unknown}: there is {', '.join(PARTS)}")
-    torch.set_num_threads(cfg.bench.threads)
     measure = {"plain": plain_and_ours, "step": step, "separate": separate}
     if os.environ.get("FRAMETX_BENCH_CHILD"):
+        torch.set_num_threads(cfg.bench.threads)
         print(json.dumps(measure[cfg.bench.parts[0]](cfg)))
         return
     rows = [row for part in cfg.bench.parts for row in in_a_process_of_its_own(part)]

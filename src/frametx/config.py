@@ -29,6 +29,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)  # what a user can change
+PATH_KEYS = (
+    *("ckpt", "input", "output", "report", "ckpt_path", "init_from"),
+    *("data.root", "data.vocals", "data.instrumental", "paths.corpora_dir"),
+)
 
 
 def conf_dir() -> Path:
@@ -84,7 +88,7 @@ def hydra_main(
 
         @functools.wraps(task)
         def main() -> None:
-            sys.argv[1:] = folder_as_data(sys.argv[1:])
+            sys.argv[1:] = [quote_path(argument) for argument in folder_as_data(sys.argv[1:])]
             check_command_line(config_name, sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(
                 job
@@ -128,6 +132,30 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(root).split())
 
 
+def quote_path(argument: str) -> str:
+    """A command line's `key=path` in the quotes that Hydra wants around brackets and commas.
+
+    What Hydra can read is left alone, unless it is a file's name that Hydra would take for a list.
+    """
+    key, _, path = argument.partition("=")
+    if key not in PATH_KEYS:
+        return argument
+    try:
+        OverridesParser.create().parse_override(argument)
+        is_read = True
+    except HydraException:
+        is_read = False
+    if is_read and not Path(path).expanduser().exists():
+        return argument
+    return f"{key}={quoted(path)}"
+
+
+def quoted(path: Path | str) -> str:
+    """A path between the quotes that Hydra reads literally."""
+    escaped = str(path).replace("'", r"\'")
+    return f"'{escaped}'"
+
+
 def folder_as_data(arguments: Sequence[str]) -> list[str]:
     """Replace `data=/a/folder` by the group file that reads such a folder, with its paths.
 
@@ -142,12 +170,12 @@ def folder_as_data(arguments: Sequence[str]) -> list[str]:
         if key != "data" or not value or is_name or not folder.is_dir():
             replaced.append(argument)
         elif (folder / "vocals").is_dir() and (folder / "instrumental").is_dir():
-            pair = [f"data.{role}='{folder / role}'" for role in ("vocals", "instrumental")]
+            pair = [f"data.{role}={quoted(folder / role)}" for role in ("vocals", "instrumental")]
             replaced += ["data=folders", *pair]
         elif (folder / "train" / "vocals").is_dir():
-            replaced += ["data=corpora", f"paths.corpora_dir='{folder}'"]
+            replaced += ["data=corpora", f"paths.corpora_dir={quoted(folder)}"]
         else:
-            replaced += ["data=tracks", f"data.root='{folder}'"]
+            replaced += ["data=tracks", f"data.root={quoted(folder)}"]
     return replaced
 
 
@@ -200,9 +228,7 @@ def composition_message(error: Exception, config_name: str, texts: Sequence[str]
         key = message.split("'")[1]
         near = difflib.get_close_matches(key, known_keys(config_name), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return (
-            f"{key} is no key of conf/{config_name}.yaml: {hint}see --cfg job (+{key}=... adds one)"
-        )
+        return f"{key} is no key: {hint}--cfg job shows them all, +{key}=... adds one"
     return message
 
 

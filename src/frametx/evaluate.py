@@ -32,7 +32,7 @@ from frametx.metrics.report import table, write_csv, write_json
 from frametx.metrics.scores import Score, score_track
 from frametx.metrics.summary import Summary, summarise
 from frametx.separator import Separator
-from frametx.streaming import separate_waveform
+from frametx.streaming import choose_device, separate_waveform
 
 
 class EvaluationSet(Protocol):
@@ -256,30 +256,6 @@ def how_many(key: str, value: object) -> int:
     return value
 
 
-def chosen_device(name: str) -> torch.device:
-    """The device that `auto` means on this machine, or the one that was named.
-
-    Raises:
-        ValueError: if torch does not know it or this machine does not have it.
-    """
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if name == "auto":
-        return accelerator or torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device={name} is none: give auto, cpu, cuda or mps") from error
-    if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
-        there_is = "cpu" if accelerator is None else f"cpu and {accelerator.type}"
-        raise ValueError(f"device={name} is not on this machine, there is {there_is}: device=auto")
-    if device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count():
-        raise ValueError(
-            f"device={name}: this machine has {torch.accelerator.device_count()} of them, "
-            "counted from 0"
-        )
-    return device
-
-
 def evaluation_set(cfg: DictConfig, separator: Separator) -> EvaluationSet:
     """The tracks of `data.test`, else `data.validation`, else what the data holds out.
 
@@ -305,7 +281,7 @@ def evaluation_set(cfg: DictConfig, separator: Separator) -> EvaluationSet:
 def main(cfg: DictConfig) -> None:
     """Evaluate a checkpoint and report."""
     pictures, wavs = (how_many(key, cfg[key]) for key in ("pictures", "wavs"))
-    device = chosen_device(cfg.device)
+    device = choose_device(cfg.device)
     separator = load_separator(Path(cfg.ckpt).expanduser(), device=device)
     output = Path(cfg.output or Path(cfg.ckpt).parent / "evaluation").expanduser()
     output.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ Only where a stem had to be clipped (counted in the report), or in mp3 and ogg, 
 import json
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,8 +23,6 @@ from types import FrameType
 from typing import Literal, cast
 
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -37,7 +34,7 @@ from frametx.checkpoint import load_separator
 from frametx.config import hydra_main, one_line
 from frametx.separator import Separator
 from frametx.songs import Job, find_songs, plan
-from frametx.streaming import remainder_index, separate_blocks
+from frametx.streaming import choose_device, remainder_index, separate_blocks
 
 BLOCK_SAMPLES = 1 << 16  # read at once
 WAV_BYTES = (1 << 32) - (1 << 16)  # a wav counts its bytes in 32 bits
@@ -291,28 +288,6 @@ def choose_format(info: AudioInfo) -> tuple[str, str, str, list[str]]:
     return container, "FLOAT", ".wav", [note]
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is the first of cuda, mps and cpu that is there.
-
-    Raises:
-        ValueError: if there is no such device.
-    """
-    is_there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return torch.device(next(kind for kind, there in is_there.items() if there))
-    kind, _, index = name.partition(":")
-    if kind not in is_there or (index and not index.isdigit()):
-        raise ValueError(f"device={name} must be auto, cpu, cuda, cuda:0, cuda:1 ... or mps")
-    count = torch.cuda.device_count() if kind == "cuda" else 1
-    if not is_there[kind] or int(index or 0) >= count:
-        raise ValueError(f"device={name} is not there: use device=auto or device=cpu")
-    return torch.device(name)
-
-
 def choose_options(cfg: DictConfig, separator: Separator, device: torch.device) -> Options:
     """The options, checked before the first song is opened.
 
@@ -371,39 +346,14 @@ def stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
 
-def quote_path(argument: str) -> str:
-    """A command line's `key=path` in the quotes that Hydra wants around brackets and commas.
-
-    What Hydra can read is left alone, unless it is a file's name that Hydra would take for a list.
-    """
-    key, _, path = argument.partition("=")
-    if key not in ("ckpt", "input", "output", "report"):
-        return argument
-    try:
-        OverridesParser.create().parse_override(argument)
-        is_read = True
-    except HydraException:
-        is_read = False
-    if is_read and not Path(path).expanduser().exists():
-        return argument
-    escaped = path.replace("'", r"\'")
-    return f"{key}='{escaped}'"
-
-
 @hydra_main("separate")
-def job(cfg: DictConfig) -> int:
+def main(cfg: DictConfig) -> int:
     """One run; the exit code is the report's."""
     signal.signal(signal.SIGTERM, stop)
     try:
         return separate(cfg).exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-
-
-def main() -> None:
-    """Entry point."""
-    sys.argv[1:] = [quote_path(argument) for argument in sys.argv[1:]]
-    job()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from frametx.audio.stft import Stft
 
 @runtime_checkable
 class Separator(Protocol):
-    """Takes a mixture apart. The estimates of the stems sum to the mixture where one is the rest."""
+    """Takes a mixture apart. The estimates sum to the mixture where one is the rest."""
 
     stems: tuple[str, ...]
     sample_rate: int  # Hz

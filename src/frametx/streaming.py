@@ -124,6 +124,28 @@ def remainder_index(stems: tuple[str, ...], remainder: str | None) -> int | None
     return stems.index(remainder)
 
 
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first of cuda, mps and cpu that is there.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    is_there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, there in is_there.items() if there))
+    kind, _, index = name.partition(":")
+    if kind not in is_there or (index and not index.isdigit()):
+        raise ValueError(f"device={name} must be auto, cpu, cuda, cuda:0, cuda:1 ... or mps")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not is_there[kind] or int(index or 0) >= count:
+        raise ValueError(f"device={name} is not there: use device=auto or device=cpu")
+    return torch.device(name)
+
+
 def device_of(separator: Separator) -> torch.device:
     """Where the separator's weights lie; the CPU if it has none."""
     assert isinstance(separator, nn.Module)

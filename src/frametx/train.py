@@ -14,14 +14,14 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies.launchers import subprocess_script
 from omegaconf import DictConfig, OmegaConf
 
 from frametx.checkpoint import load_separator, load_weights, read_checkpoint, recipe
 from frametx.checkpoint import separator_weights as weights_of
 from frametx.config import hydra_main
-from frametx.evaluate import evaluate, report
+from frametx.evaluate import evaluate, evaluation_set, report
 from frametx.training.callbacks import Recipe
 
 
@@ -178,8 +178,9 @@ def main(cfg: DictConfig) -> None:
         return
     print(f"checkpoint: {best}", flush=True)
     if cfg.test:
-        test_set = instantiate(cfg.data.test)
-        report(evaluate(load_separator(best), test_set), Path(cfg.paths.output_dir) / "evaluation")
+        separator = load_separator(best)
+        evaluation = evaluate(separator, evaluation_set(cfg, separator))
+        report(evaluation, Path(cfg.paths.output_dir) / "evaluation")
 
 
 if __name__ == "__main__":

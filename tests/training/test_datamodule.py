@@ -17,6 +17,14 @@ CURRICULUM = ContextCurriculum(
 )
 
 
+class ThreeTracks:
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Mixture:
+        return Mixture(str(index), torch.ones(2, 1, 5), 8000)
+
+
 def sampler(*, first_step: int = 0, rank: int = 0, world_size: int = 1) -> StepSampler:
     return StepSampler(
         curriculum=CURRICULUM,
@@ -45,7 +53,7 @@ def test_crops_grow_with_the_stage() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_every_track_is_validated_once_and_all_ranks_get_equally_many(world_size: int) -> None:
-    tracks = [Mixture(str(i), torch.ones(2, 1, 5), 8000) for i in range(3)]
+    tracks = ThreeTracks()
     shares = [TrackShare(tracks, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert {len(share) for share in shares} == {math.ceil(3 / world_size)}
     given = [share[i] for share in shares for i in range(len(share))]

@@ -1,4 +1,4 @@
-"""Waveform to spectrogram and back, with the exact length restored and never below 32-bit floats."""
+"""Waveform to spectrogram and back, with the exact length restored, never below 32 bits."""
 
 from typing import cast
 

@@ -155,7 +155,7 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save at every n-th step and at the last one."""
-        is_last = trainer.global_step == trainer.max_steps
+        is_last = trainer.global_step == trainer.max_steps or trainer.should_stop
         if is_last or cast(Any, pl_module).position % self.every_n_steps == 0:
             trainer.save_checkpoint(self.path)
 

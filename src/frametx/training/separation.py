@@ -141,6 +141,8 @@ class SeparationModule(L.LightningModule):
             batch_size=1,
             device=self.device,
         ).cpu()
+        # A network that has diverged scores as one that gives silence, not as a silent stem.
+        estimates = torch.nan_to_num(estimates, nan=0.0, posinf=0.0, neginf=0.0)
         for name, metric in (("usdr", usdr), ("si_sdr", si_sdr)):
             values = metric(estimates, stems.cpu())
             for stem, value in zip(cast(Separator, self.separator).stems, values, strict=True):
