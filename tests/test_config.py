@@ -4,18 +4,25 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from frametx.config import conf_dir, each_sweep_value_once, folder_as_data
+from frametx.config import conf_dir, each_sweep_value_once, folder_as_data, quote_path
+from frametx.train import main
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
 
-def frametx(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run an entry as a person does: frametx("train", "model=...")."""
-    command = [sys.executable, "-m", f"frametx.{arguments[0]}", *arguments[1:]]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+def run_in_place(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str]:
+    """The command in this process: exit code and standard error. A fresh one costs ten seconds."""
+    monkeypatch.setattr(sys, "argv", ["frametx.train", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    GlobalHydra.instance().clear()
+    return int(stopped.value.code or 0), capfd.readouterr().err
 
 
 def test_every_sweep_value_is_composed_once() -> None:
@@ -73,22 +80,41 @@ def test_every_experiment_composes(experiment: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(
-    arguments: list[str], says: str, tmp_path: Path
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    done = frametx("train", *arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
+    monkeypatch.chdir(tmp_path)
+    code, error = run_in_place(monkeypatch, capfd, *arguments)
+    assert code == 2, error
+    lines = error.strip().splitlines()
+    assert len(lines) == 1, error
     assert lines[0].startswith("error: ")
     assert says in lines[0]
 
 
-def test_the_users_own_folder_is_searched_too(tmp_path: Path) -> None:
+def test_the_users_own_folder_is_searched_too_by_the_real_command(tmp_path: Path) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "short.yaml").write_text(
         "# @package _global_\ntrainer: {max_steps: 7}\n"
     )
     arguments = ["--config-dir", "mine", "--cfg", "job", "experiment=short"]
-    done = frametx("train", *arguments, cwd=tmp_path)
+    command = [sys.executable, "-m", "frametx.train", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "max_steps: 7" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("ckpt=a.ckpt", "ckpt=a.ckpt"),
+        ("init_from=a (1) [x].ckpt", "init_from='a (1) [x].ckpt'"),
+        ("data.vocals=it's, mine", r"data.vocals='it\'s, mine'"),
+        ("optimizer.lr=1,2", "optimizer.lr=1,2"),
+    ],
+)
+def test_paths_may_hold_what_hydra_would_read_as_syntax(typed: str, read: str) -> None:
+    assert quote_path(typed) == read

@@ -14,9 +14,7 @@ STEMS = ("vocals", "drums", "other")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tracks")
-    write_synthetic_tracks(
-        folder, seconds=1.0, num_tracks=2, sample_rate=8000, seed=0, stems=STEMS
-    )
+    write_synthetic_tracks(folder, seconds=1.0, num_tracks=2, sample_rate=8000, seed=0, stems=STEMS)
     return folder
 
 
