@@ -27,10 +27,13 @@ class Code:
         return os.system, ("exit 0",)
 
 
-def test_what_is_loaded_is_what_was_saved(config: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors"])
+def test_what_is_loaded_is_what_was_saved(
+    name: str, config: dict[str, Any], tmp_path: Path
+) -> None:
     separator = instantiate(config)
-    save_separator(tmp_path / "x.ckpt", separator, config, model="tiny")
-    loaded = load_separator(tmp_path / "x.ckpt")
+    save_separator(tmp_path / name, separator, config, model="tiny")
+    loaded = load_separator(tmp_path / name)
     assert isinstance(loaded, nn.Module)
     assert not loaded.training
     mixture = 0.1 * torch.randn(1, 1, 3000)
@@ -81,9 +84,10 @@ def test_another_architecture_is_refused_with_the_first_keys(
 
 @pytest.mark.parametrize("contents", [b"", b"RIFF....WAVE", b"PK\x03\x04 cut short", b"\x80\x02}q"])
 def test_a_file_that_is_no_checkpoint_is_refused(contents: bytes, tmp_path: Path) -> None:
-    (tmp_path / "x.ckpt").write_bytes(contents)
-    with pytest.raises(ValueError, match="no checkpoint"):
-        load_separator(tmp_path / "x.ckpt")
+    for name in ("x.ckpt", "x.safetensors"):
+        (tmp_path / name).write_bytes(contents)
+        with pytest.raises(ValueError, match="no checkpoint"):
+            load_separator(tmp_path / name)
 
 
 def test_plain_weights_are_no_frametx_checkpoint(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """One file that holds a separator: its weights, the config that builds it, and its origin.
 
 The file is an ordinary Lightning checkpoint with one more key, `frametx`, so that training resumes
-from it and `separate` needs nothing beside it. It is read with weights_only=True, and a stored
+from it and `separate` needs nothing beside it; or a .safetensors file with the same two things and
+no state of training. It is read with weights_only=True, and a stored
 `_target_` may only name what lives in frametx or torch.nn: a checkpoint cannot run code.
 """
 
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,8 @@ from zipfile import BadZipFile
 
 import torch
 from hydra.utils import get_object, instantiate
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from frametx import __version__
@@ -45,10 +49,13 @@ def recipe(
 def save_separator(
     path: Path | str, separator: nn.Module, separator_config: Mapping[str, Any], *, model: str
 ) -> None:
-    """Write a separator without any state of training."""
+    """Write a separator without any state of training, as .safetensors if the path ends so."""
     weights = {f"{PREFIX}{name}": value for name, value in separator.state_dict().items()}
-    stored = {"state_dict": weights, "frametx": recipe(separator_config, model=model)}
-    torch.save(stored, path)
+    made_by = recipe(separator_config, model=model)
+    if Path(path).suffix == ".safetensors":
+        save_file(weights, path, metadata={"frametx": json.dumps(made_by)})
+    else:
+        torch.save({"state_dict": weights, "frametx": made_by}, path)
 
 
 def load_separator(path: Path | str, *, device: torch.device | str = "cpu") -> Separator:
@@ -77,7 +84,12 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; give the path of a .ckpt file")
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        if Path(path).suffix == ".safetensors":
+            stored = read_safetensors(path)
+        else:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
             raise ValueError(
@@ -93,6 +105,14 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             "give a .ckpt that python -m frametx.train wrote"
         )
     return stored
+
+
+def read_safetensors(path: Path | str) -> dict[str, Any]:
+    """The contents of a .safetensors file in the form of a checkpoint."""
+    with safe_open(path, framework="pt") as file:
+        note = (file.metadata() or {}).get("frametx")
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    return {"state_dict": weights} | ({"frametx": json.loads(note)} if note else {})
 
 
 def separator_weights(stored: Mapping[str, Any]) -> dict[str, Tensor]:
