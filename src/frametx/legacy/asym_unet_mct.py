@@ -105,6 +105,7 @@ def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
         "restarts_bridge_residual": True,
         "has_vocal_bands": has_vocal_bands,
         "normalizes_vocal_bands": False,
+        "normalizes_output": False,
     }
 
 

@@ -27,6 +27,7 @@ from frametx.nn.frame_decoder import FrameDecoder
 from frametx.nn.frame_encoder import FrameEncoder
 from frametx.nn.frame_transformer_decoder import FrameTransformerDecoder
 from frametx.nn.frame_transformer_encoder import EncoderOutput, FrameTransformerEncoder
+from frametx.nn.norm import MultichannelLayerNorm
 from frametx.nn.pointwise_conv import PointwiseConv
 from frametx.nn.vocal_band_head import VocalBandHead
 
@@ -62,6 +63,9 @@ class AsymUNetMCT(nn.Module):
             sings, and let the decoder read it.
         normalizes_vocal_bands: that output reads the normalised bridge; False leaves the norm's
             parameters unused, as the original's weights need.
+        normalizes_output: normalise what the logits are made of. The original does not, and its
+            logits can grow, within a few steps at a high learning rate, to where the sigmoid is
+            flat and nothing is learned any more.
 
     Attributes:
         num_bins: bins that `forward` takes and returns.
@@ -94,6 +98,7 @@ class AsymUNetMCT(nn.Module):
         restarts_bridge_residual: bool,
         has_vocal_bands: bool,
         normalizes_vocal_bands: bool,
+        normalizes_output: bool,
     ) -> None:
         super().__init__()
         self.num_bins = n_fft // 2
@@ -190,6 +195,11 @@ class AsymUNetMCT(nn.Module):
             if has_vocal_bands
             else None
         )
+        self.norm_out = (
+            MultichannelLayerNorm(num_channels=num_stream_maps[0], num_features=self.num_bins)
+            if normalizes_output
+            else nn.Identity()
+        )
         self.out = PointwiseConv(
             in_channels=num_stream_maps[0], out_channels=out_channels, bias=True
         )
@@ -241,7 +251,7 @@ class AsymUNetMCT(nn.Module):
                 previous_self_scores=self_scores,
                 previous_skip_scores=skip_scores,
             )
-        logits = self.out(h).transpose(2, 3)
+        logits = self.out(self.norm_out(h)).transpose(2, 3)
         return logits, None if bands is None else bands.transpose(2, 3)
 
 
