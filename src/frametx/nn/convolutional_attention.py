@@ -49,6 +49,7 @@ class ConvolutionalMultiheadAttention(nn.Module):
             scores: of the layer before, added to this layer's.
         """
         qkv = rearrange(self.to_qkv(x), "b (p h d) t f -> p b h (f t) d", p=3, h=self.num_heads)
-        q, k = self.rotary(qkv[:2])
-        attended, total = residual_attention(q, k, qkv[2], scale=self.scale, scores=scores)
+        qk, v = qkv.split([2, 1])
+        q, k = self.rotary(qk)
+        attended, total = residual_attention(q, k, v.squeeze(0), scale=self.scale, scores=scores)
         return self.to_out(rearrange(attended, "b h (f t) d -> b (h d) t f", t=x.shape[2])), total

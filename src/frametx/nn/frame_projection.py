@@ -5,11 +5,11 @@ a memory): one matrix product instead of P.
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from frametx.nn.multichannel_linear import linear_per_channel
+from frametx.nn.temporal_conv import temporal_conv
 
 
 class FrameProjection(nn.Module):
@@ -49,25 +49,3 @@ class FrameProjection(nn.Module):
         projected = linear_per_channel(x, self.weight)
         projected = projected.unflatten(-1, (self.num_projections, -1)).permute(0, 3, 1, 2, 4)
         return temporal_conv(projected, self.taps, self.bias)
-
-
-def temporal_conv(
-    x: Float[Tensor, "B P C T F"],
-    taps: Float[Tensor, "P C_out C K"],
-    bias: Float[Tensor, "P C_out"],
-) -> Float[Tensor, "B P C_out T F"]:
-    """Convolve each of P stacks of maps over time with its own kernel, same length out.
-
-    Written as one small matrix times the K shifted copies: with one or two maps this is several
-    times faster, backward above all, than a convolution kernel that pads the maps to sixteen.
-    """
-    num_batch, num_projections, _, num_frames, num_features = x.shape
-    num_taps = taps.shape[-1]
-    padded = F.pad(x, (0, 0, num_taps // 2, num_taps // 2))
-    shifted = torch.stack([padded[:, :, :, i : i + num_frames] for i in range(num_taps)], 3)
-    y = torch.baddbmm(
-        bias.expand(num_batch, -1, -1).flatten(0, 1).unsqueeze(-1),
-        taps.flatten(2).expand(num_batch, -1, -1, -1).flatten(0, 1),
-        shifted.reshape(num_batch * num_projections, -1, num_frames * num_features),
-    )
-    return y.view(num_batch, num_projections, -1, num_frames, num_features)

@@ -69,10 +69,11 @@ class MultichannelMultiheadAttention(nn.Module):
         """
         assert (memory is not None) == self.attends_memory
         if memory is None:
-            qkv = self._split_heads(self.to_qkv(x))
-            (q, k), v = self.rotary(qkv[:2]), qkv[2]
+            # split, not indexed: the gradient of an index is a buffer of zeros as large as all
+            qk, v = self._split_heads(self.to_qkv(x)).split([2, 1])
+            (q, k), v = self.rotary(qk), v.squeeze(0)
         else:
-            q = self.rotary(self._split_heads(self.to_q(x))[0])
+            q = self.rotary(self._split_heads(self.to_q(x)).squeeze(0))
             k, v = self._split_heads(self.to_kv(memory))
             k = self.rotary(k)
         attended, total = residual_attention(q, k, v, scale=self.scale, scores=scores)

@@ -56,7 +56,8 @@ class ResBlock(nn.Module):
         branch = _convolve(self.norm(x), self.conv_in)
         branch = _convolve(squared_relu(branch), self.conv_out).contiguous()
         frames, bins = self.stride
-        return self.shortcut(x[:, :, ::frames, ::bins]) + self.dropout(branch)
+        kept = x if self.stride == (1, 1) else x[:, :, ::frames, ::bins]
+        return self.shortcut(kept) + self.dropout(branch)
 
 
 def _convolve(x: Float[Tensor, "B C T F"], conv: nn.Conv2d) -> Float[Tensor, "B D T_out F_out"]:

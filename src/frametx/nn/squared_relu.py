@@ -24,6 +24,6 @@ class _SquaredReLU(torch.autograd.Function):
         return x.relu().square_()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return x.relu().mul(2).mul(grad)
+        return x.relu().mul(2).mul(grads[0])

@@ -1,0 +1,77 @@
+"""A short convolution over frames that mixes a few maps.
+
+Convolution kernels pad one or two maps to sixteen. Here every tap is a small matrix between maps,
+multiplied with the frames as they lie in memory: with the features last, a shift by one frame is a
+shift by F numbers, so no shifted copy is made, in neither direction.
+
+    y[o, n] = bias[o] + sum over c, k of taps[o, c, k] x[c, n + (k - K // 2) F]    n counts T x F
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def temporal_conv(
+    x: Float[Tensor, "B P C T F"],
+    taps: Float[Tensor, "P C_out C K"],
+    bias: Float[Tensor, "P C_out"],
+) -> Float[Tensor, "B P C_out T F"]:
+    """Convolve each of P stacks of maps over time with its own kernel, same length out.
+
+    Args:
+        x: the stacks, side by side.
+        taps: kernels of odd length K.
+        bias: added to every frame and feature.
+    """
+    num_batch, num_projections, _, num_frames, num_features = x.shape
+    # one batch of matrix products over batch and stacks; autograd sums the repeats up again
+    matrices = taps.to(x.dtype).expand(num_batch, -1, -1, -1, -1).flatten(0, 1)
+    offset = bias.to(x.dtype).expand(num_batch, -1, -1).flatten(0, 1).unsqueeze(-1)
+    with torch.autocast(x.device.type, enabled=False):  # all three have the precision of x
+        y = _ShiftedProducts.apply(x.flatten(0, 1).flatten(2), matrices, offset, num_features)
+    return y.view(num_batch, num_projections, -1, num_frames, num_features)
+
+
+class _ShiftedProducts(torch.autograd.Function):
+    """Sum of matrix products with shifted views, and its derivative, which is of the same kind."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrices: Tensor, offset: Tensor, step: int) -> Tensor:
+        ctx.save_for_backward(x, matrices)
+        ctx.step = step
+        centre = matrices.shape[-1] // 2
+        y = torch.baddbmm(offset, matrices[..., centre], x)
+        for k, (to, source) in _shifts(matrices.shape[-1], step, x.shape[-1]):
+            y[..., to].baddbmm_(matrices[..., k], x[..., source])
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] -- the decorator hides it
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        grad = grads[0].contiguous()
+        x, matrices = ctx.saved_tensors
+        centre = matrices.shape[-1] // 2
+        grad_x = torch.bmm(matrices[..., centre].mT, grad)
+        grad_matrices = torch.zeros_like(matrices)
+        grad_matrices[..., centre] = torch.bmm(grad, x.mT)
+        for k, (to, source) in _shifts(matrices.shape[-1], ctx.step, x.shape[-1]):
+            grad_x[..., source].baddbmm_(matrices[..., k].mT, grad[..., to])
+            grad_matrices[..., k] = torch.bmm(grad[..., to], x[..., source].mT)
+        return grad_x, grad_matrices, grad.sum(-1, keepdim=True), None
+
+
+def _shifts(num_taps: int, step: int, length: int) -> list[tuple[int, tuple[slice, slice]]]:
+    """For every tap but the centre: where its products go, and where they are read."""
+    shifts = []
+    for k in range(num_taps):
+        by = (k - num_taps // 2) * step
+        if 0 < abs(by) < length:
+            late, early = slice(abs(by), None), slice(None, length - abs(by))
+            shifts.append((k, (early, late) if by > 0 else (late, early)))
+    return shifts
