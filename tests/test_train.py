@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from frametx.checkpoint import load_separator
+from frametx.config import conf_dir
+from frametx.data.synthetic import write_synthetic_tracks
 from frametx.train import train
 
 Compose = Callable[..., DictConfig]
@@ -197,3 +200,34 @@ def test_impossible_runs_are_refused(
 ) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         train(compose_tiny(tmp_path, f"paths.runs_dir={tmp_path}", override))
+
+
+def test_aligned_tracks_are_trained_on_and_validated(
+    tmp_path: Path, tiny_overrides: list[str]
+) -> None:
+    for part, seed in (("train", 0), ("test", 1)):
+        write_synthetic_tracks(
+            tmp_path / "songs" / part,
+            seconds=0.5,
+            num_tracks=2,
+            sample_rate=16_000,
+            seed=seed,
+            stems=("vocals", "drums", "other"),
+        )
+    general = [o for o in tiny_overrides if not o.startswith("data")]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(
+            "train",
+            [
+                *general,
+                "data=tracks",
+                f"data.root={tmp_path / 'songs'}",
+                "data.num_workers=0",
+                f"paths.output_dir={tmp_path / 'run'}",
+                "trainer.max_steps=2",
+                "trainer.val_check_interval=2",
+            ],
+        )
+    best = train(cfg)
+    assert best is not None
+    assert best.name == "best.ckpt"
