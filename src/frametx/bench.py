@@ -53,7 +53,7 @@ def plain_and_ours(cfg: DictConfig) -> list[Row]:
         measured = json.loads(done.stdout)
         rows.append(
             {
-                "what": f"AsymUNetMCT {network}, {cfg.bench.frames} frames, forward+backward",
+                "what": f"{network}: {cfg.bench.frames} frames",
                 "seconds": measured["seconds"],
                 "cpu_seconds": measured["cpu_seconds"],
                 "peak_mb": measured["peak_mb"],
@@ -132,7 +132,7 @@ def table(rows: list[Row]) -> Table:
     """All rows; a ratio stands behind the figure it belongs to."""
     shown = Table("what", "s", "CPU s", "peak MB", "audio s per s")
     for row in rows:
-        cells = []
+        cells: list[str] = []
         for quantity, digits in (("seconds", 3), ("cpu_seconds", 3), ("peak_mb", 0)):
             ratio = row.get(f"{quantity}_ratio")
             cells.append(f"{row[quantity]:.{digits}f}" + (f" (1/{ratio:.1f})" if ratio else ""))
