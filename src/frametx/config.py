@@ -28,7 +28,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-USER_ERRORS = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)  # a user can act on them
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    FloatingPointError,
+    ModuleNotFoundError,
+)  # a user can act on them
 PATH_KEYS = (
     *("ckpt", "input", "output", "report", "ckpt_path", "init_from"),
     *("data.root", "data.vocals", "data.instrumental", "paths.corpora_dir"),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -26,21 +26,13 @@ from frametx.audio.io import AudioWriter
 from frametx.audio.picture import save_picture
 from frametx.checkpoint import load_separator
 from frametx.config import hydra_main
-from frametx.data.tracks import Mixture
+from frametx.data.tracks import EvaluationSet, Mixture
 from frametx.metrics.bootstrap import check_resamples
 from frametx.metrics.report import table, write_csv, write_json
 from frametx.metrics.scores import Score, score_track
 from frametx.metrics.summary import Summary, summarise
 from frametx.separator import Separator
 from frametx.streaming import choose_device, separate_waveform
-
-
-class EvaluationSet(Protocol):
-    """Tracks with known stems."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Mixture: ...
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,18 @@ class Mixture:
     """Unique within its set; may hold slashes."""
     stems: Float[Tensor, "S C L"]
     sample_rate: int
+
+
+class EvaluationSet(Protocol):
+    """Tracks with known stems; `Tracks` and `DrawnMixtures` are such sets."""
+
+    def __len__(self) -> int:
+        """Number of tracks."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Mixture:
+        """One track."""
+        ...
 
 
 class Tracks:

@@ -16,24 +16,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from frametx.audio.stft import Stft
 from frametx.data.aligned import AlignedCrops, StemTransforms
 from frametx.data.library import Library
-from frametx.data.tracks import DrawnMixtures, Mixture, Tracks
+from frametx.data.tracks import DrawnMixtures, EvaluationSet, Mixture, Tracks
 from frametx.data.voxaug import Voxaug, VoxaugDataset
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.separation import SeparationModule, StepBatch
 
 Crops = dict[str, Tensor]
-
-
-class EvaluationSet(Protocol):
-    """Tracks with known stems."""
-
-    def __len__(self) -> int:
-        """Number of tracks."""
-        ...
-
-    def __getitem__(self, index: int) -> Mixture:
-        """One track."""
-        ...
 
 
 class SampleSource(Protocol):
