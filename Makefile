@@ -21,9 +21,10 @@ setup: .venv/installed ## make .venv with everything, uv included if it is missi
 	@touch $@
 
 # One thread: at this size a second one gains little, and waits in a spin where the machine is shared.
+demo: export OMP_NUM_THREADS = 1
 demo: setup ## train on the audio that ships, evaluate, separate: a table, WAVs and a picture in demo/
 	rm -rf $(DEMO) demo
-	OMP_NUM_THREADS=1 $(BIN)/python -m frametx.train experiment=demo name=demo test=false
+	$(BIN)/python -m frametx.train experiment=demo name=demo test=false
 	$(BIN)/python -m frametx.evaluate ckpt=$(DEMO)/checkpoints/best.ckpt data=demo output=demo wavs=1 pictures=1
 	$(BIN)/python -m frametx.separate ckpt=$(DEMO)/checkpoints/best.ckpt 'input=demo/audio/*/mixture.wav' output=demo/separated
 	@echo "listen: demo/separated   look: demo/pictures"

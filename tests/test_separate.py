@@ -418,7 +418,10 @@ def test_a_stopped_run_keeps_what_is_finished_and_nothing_else(
             file.write(np.zeros(16_000))
     slow = ["chunk_seconds=0.1", "overlap=0.9", "batch_size=1", "device=cpu"]
     command = [sys.executable, "-m", "frametx.separate", f"ckpt={ckpt}", "input=songs"]
+    # A job in the background of a script has SIGINT ignored, and so have its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     run = subprocess.Popen([*command, "output=out", *slow], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("out/b/.*.part")):
         assert run.poll() is None
