@@ -130,7 +130,9 @@ def in_a_process_of_its_own(part: str) -> list[Row]:
 
 def table(rows: list[Row]) -> Table:
     """All rows; a ratio stands behind the figure it belongs to."""
-    shown = Table("what", "s", "CPU s", "peak MB", "audio s per s")
+    shown = Table()
+    for heading in ("what", "s", "CPU s", "peak MB", "audio s per s"):
+        shown.add_column(heading, no_wrap=True)
     for row in rows:
         cells: list[str] = []
         for quantity, digits in (("seconds", 3), ("cpu_seconds", 3), ("peak_mb", 0)):
@@ -153,7 +155,7 @@ def main(cfg: DictConfig) -> None:
         print(json.dumps(measure[cfg.bench.parts[0]](cfg)))
         return
     rows = [row for part in cfg.bench.parts for row in in_a_process_of_its_own(part)]
-    Console().print(table(rows))
+    Console(width=max(Console().width, 100)).print(table(rows))
     output = Path(cfg.bench.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"threads": cfg.bench.threads, "torch": str(torch.__version__)}
