@@ -179,6 +179,25 @@ def test_one_batch_is_learnt_by_heart(tmp_path: Path, compose_tiny: Compose) -> 
     assert losses[-1] < 0.6 * losses[0]
 
 
+@pytest.mark.parametrize("key", ["ckpt_path", "init_from"])
+def test_a_checkpoint_of_another_architecture_is_refused(
+    key: str, tmp_path: Path, compose_tiny: Compose
+) -> None:
+    train(compose_tiny(tmp_path / "first", "trainer.max_steps=1"))
+    first = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match="another architecture"):
+        train(compose_tiny(tmp_path / "second", "model.expansion=16", f"{key}={first}"))
+
+
+def test_a_run_resumed_in_place_keeps_its_metrics(tmp_path: Path, compose_tiny: Compose) -> None:
+    train(compose_tiny(tmp_path, "trainer.max_steps=2"))
+    earlier = (tmp_path / "metrics.csv").read_text()
+    train(compose_tiny(tmp_path, "trainer.max_steps=3", "ckpt_path=last"))
+    assert last(tmp_path)["global_step"] == 3
+    assert (tmp_path / "metrics.part1.csv").read_text() == earlier
+    assert (tmp_path / "metrics.csv").read_text() != earlier
+
+
 def test_a_run_is_not_written_over(tmp_path: Path, compose_tiny: Compose) -> None:
     train(compose_tiny(tmp_path, "trainer.max_steps=1"))
     with pytest.raises(ValueError, match="already holds a run"):

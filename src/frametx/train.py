@@ -38,8 +38,10 @@ def train(cfg: DictConfig) -> Path | None:
     data = instantiate(cfg.data)
     data.prepare_data()  # before other processes exist: a missing library ends here, in one line
     module = instantiate(cfg.module)
-    if cfg.init_from is not None:
-        load_weights(module.separator, weights_of(read_checkpoint(cfg.init_from)), cfg.init_from)
+    for given in (cfg.init_from, resumed):
+        if given is not None:  # also before Lightning resumes: it would not say what does not fit
+            load_weights(module.separator, weights_of(read_checkpoint(given)), given)
+    keep_metrics(Path(cfg.paths.output_dir))
     config = cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True))
     trainer = instantiate(cfg.trainer)
     trainer.callbacks.insert(0, Recipe(recipe=recipe(config, model=model_name(cfg))))
@@ -60,6 +62,7 @@ def quieten_lightning() -> None:
         "Experiment logs directory",  # Hydra has just made it
         ".*does not have many workers",  # data_wait_percent says whether more would help
         ".*smaller than the logging interval",
+        "Checkpoint directory .* exists",  # it is the run's own, resumed
         "The dirpath has changed",  # a resumed run looks for its best checkpoint anew
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -116,6 +119,14 @@ def checkpoint_to_resume(cfg: DictConfig) -> str | None:
     chosen = own if own.exists() else found[-1]
     print(f"resuming {chosen}", flush=True)
     return str(chosen)
+
+
+def keep_metrics(run: Path) -> None:
+    """Give the metrics of a run that is resumed a name that Lightning's logger does not delete."""
+    metrics = run / "metrics.csv"
+    if metrics.is_file() and not is_child_process():
+        number = len(list(run.glob("metrics.part*.csv"))) + 1
+        metrics.rename(run / f"metrics.part{number}.csv")
 
 
 def best_checkpoint(cfg: DictConfig) -> Path | None:
