@@ -21,7 +21,8 @@ def plainly(block: ResBlock, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("num_frames", [1, 5])
 @pytest.mark.parametrize("stride", [(1, 1), (1, 2), (2, 2)])
 @pytest.mark.parametrize(
-    ("in_channels", "out_channels", "kernel_size"), [(3, 1, 11), (1, 1, 5), (4, 6, 3), (20, 4, 3)]
+    ("in_channels", "out_channels", "kernel_size"),
+    [(3, 1, 11), (1, 1, 5), (4, 6, 3), (20, 4, 3), (3, 1, 1)],
 )
 def test_it_is_two_convolutions_beside_a_shortcut(
     in_channels: int, out_channels: int, kernel_size: int, stride: tuple[int, int], num_frames: int

@@ -63,11 +63,13 @@ class ResBlock(nn.Module):
 def _convolve(x: Float[Tensor, "B C T F"], conv: nn.Conv2d) -> Float[Tensor, "B D T_out F_out"]:
     """Apply `conv` in the form that is fast for its number of maps.
 
-    On a CPU few maps are faster in channels last, the conversion included, backward above all; from
-    some twenty on, the conversion costs more than it gains.
+    On a CPU a single map is folded, and few maps are faster in channels last, the conversion
+    included, backward above all; from some twenty on, the conversion costs more than it gains. A
+    kernel of one bin is a matrix product already.
     """
-    if conv.out_channels == 1 and conv.stride == (1, 1) and can_fold(x, conv.weight):
-        return folded_conv2d(x, conv.weight)
-    if x.device.type == "cpu" and conv.in_channels <= 16:
-        x = x.contiguous(memory_format=torch.channels_last)
+    if conv.kernel_size != (1, 1) and x.device.type == "cpu":
+        if conv.out_channels == 1 and conv.stride == (1, 1) and can_fold(x, conv.weight):
+            return folded_conv2d(x, conv.weight)
+        if conv.in_channels <= 16:
+            x = x.contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
