@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from frametx.nn.folded_conv import can_fold, folded_conv2d
 from frametx.nn.norm import MultichannelLayerNorm
-from frametx.nn.pointwise_conv import PointwiseConv
+from frametx.nn.pointwise_conv import PointwiseConv, pointwise_conv
 from frametx.nn.squared_relu import squared_relu
 
 
@@ -64,10 +64,11 @@ def _convolve(x: Float[Tensor, "B C T F"], conv: nn.Conv2d) -> Float[Tensor, "B 
     """Apply `conv` in the form that is fast for its number of maps.
 
     On a CPU a single map is folded, and few maps are faster in channels last, the conversion
-    included, backward above all; from some twenty on, the conversion costs more than it gains. A
-    kernel of one bin is a matrix product already.
+    included, backward above all; from some twenty on, the conversion costs more than it gains.
     """
-    if conv.kernel_size != (1, 1) and x.device.type == "cpu":
+    if conv.kernel_size == conv.stride == (1, 1):
+        return pointwise_conv(x, conv.weight.flatten(1))
+    if x.device.type == "cpu":
         if conv.out_channels == 1 and conv.stride == (1, 1) and can_fold(x, conv.weight):
             return folded_conv2d(x, conv.weight)
         if conv.in_channels <= 16:

@@ -44,9 +44,10 @@ class _ShiftedProducts(torch.autograd.Function):
         ctx.save_for_backward(x, matrices)
         ctx.step = step
         centre = matrices.shape[-1] // 2
-        y = torch.baddbmm(offset, matrices[..., centre], x)
+        y = offset.expand(-1, -1, x.shape[-1]).clone()
+        _add_product(y, matrices[..., centre], x)
         for k, (to, source) in _shifts(matrices.shape[-1], step, x.shape[-1]):
-            y[..., to].baddbmm_(matrices[..., k], x[..., source])
+            _add_product(y[..., to], matrices[..., k], x[..., source])
         return y
 
     @staticmethod
@@ -57,13 +58,23 @@ class _ShiftedProducts(torch.autograd.Function):
         grad = grads[0].contiguous()
         x, matrices = ctx.saved_tensors
         centre = matrices.shape[-1] // 2
-        grad_x = torch.bmm(matrices[..., centre].mT, grad)
+        grad_x = torch.zeros_like(x)
+        _add_product(grad_x, matrices[..., centre].mT, grad)
         grad_matrices = torch.zeros_like(matrices)
         grad_matrices[..., centre] = torch.bmm(grad, x.mT)
         for k, (to, source) in _shifts(matrices.shape[-1], ctx.step, x.shape[-1]):
-            grad_x[..., source].baddbmm_(matrices[..., k].mT, grad[..., to])
+            _add_product(grad_x[..., source], matrices[..., k].mT, grad[..., to])
             grad_matrices[..., k] = torch.bmm(grad[..., to], x[..., source].mT)
         return grad_x, grad_matrices, grad.sum(-1, keepdim=True), None
+
+
+def _add_product(
+    out: Float[Tensor, "N O L"], matrix: Float[Tensor, "N O C"], x: Float[Tensor, "N C L"]
+) -> None:
+    if matrix.shape[1:] == (1, 1):
+        out.addcmul_(matrix, x)  # one pass over all N, where a view's products are N calls
+    else:
+        out.baddbmm_(matrix, x)
 
 
 def _shifts(num_taps: int, step: int, length: int) -> list[tuple[int, tuple[slice, slice]]]:
