@@ -124,6 +124,11 @@ class StepDataModule(L.LightningDataModule, ABC):
         curriculum: what a step is made of.
         stft: turns its frames into samples.
         num_workers: processes that read audio; 0 reads in the training process.
+        sample_rate: Hz.
+        num_channels: C.
+        seed: of the samples.
+        cache_dir: for indices and, with `decode_once`, audio.
+        decode_once: keep every file decoded (16 bit, at `sample_rate`) in `cache_dir`.
         repeat_first_step: train on the samples of step 0 again and again (debug=overfit_one_batch).
     """
 
@@ -134,31 +139,42 @@ class StepDataModule(L.LightningDataModule, ABC):
         stft: Stft,
         num_workers: int,
         repeat_first_step: bool,
+        sample_rate: int,
+        num_channels: int,
+        seed: int,
+        cache_dir: str,
+        decode_once: bool,
     ) -> None:
         super().__init__()
         self.curriculum = curriculum
         self.stft = stft
         self.num_workers = num_workers
         self.repeat_first_step = repeat_first_step
-        self._source: SampleSource | None = None
+        self.sample_rate = sample_rate
+        self.num_channels = num_channels
+        self.seed = seed
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.decode_once = decode_once
         self._samples: list[int] = []
 
-    @property
+    @cached_property
     def source(self) -> SampleSource:
         """Where samples come from; opened once in each process."""
-        if self._source is None:
-            self._source = self.open_source()
-        return self._source
+        return self.open_source()
+
+    @cached_property
+    def validation_set(self) -> EvaluationSet:
+        """Tracks that training never hears; opened once in each process."""
+        return self.open_validation()
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
         """Of the data trained on."""
 
-    @property
     @abstractmethod
-    def validation_set(self) -> EvaluationSet:
-        """Tracks that training never hears."""
+    def open_validation(self) -> EvaluationSet:
+        """Find what is held out."""
 
     @abstractmethod
     def open_source(self) -> SampleSource:
@@ -244,11 +260,7 @@ class VoxaugDataModule(StepDataModule):
         held_out_seconds: length of each.
         augment: how stems are made of crops.
         extra_vocals: probability of a second voice over the first.
-        sample_rate: Hz.
-        num_channels: C.
-        seed: of the samples.
-        cache_dir: for indices and, with `decode_once`, audio.
-        decode_once: keep every file decoded (16 bit, at `sample_rate`) in `cache_dir`.
+        The rest as for `StepDataModule`.
     """
 
     def __init__(
@@ -279,6 +291,11 @@ class VoxaugDataModule(StepDataModule):
             stft=stft,
             num_workers=num_workers,
             repeat_first_step=repeat_first_step,
+            sample_rate=sample_rate,
+            num_channels=num_channels,
+            seed=seed,
+            cache_dir=cache_dir,
+            decode_once=decode_once,
         )
         self.roots = {"vocals": vocals, "instrumental": instrumental}
         self.exclude = tuple(exclude)
@@ -288,11 +305,6 @@ class VoxaugDataModule(StepDataModule):
         self.held_out_seconds = held_out_seconds
         self.augment = augment
         self.extra_vocals = extra_vocals
-        self.sample_rate = sample_rate
-        self.num_channels = num_channels
-        self.seed = seed
-        self.cache_dir = Path(cache_dir).expanduser()
-        self.decode_once = decode_once
 
     @property
     def fingerprint(self) -> str:
@@ -304,8 +316,7 @@ class VoxaugDataModule(StepDataModule):
         """What is trained on: all files, or those that are not held out."""
         return {role: parts[0] for role, parts in self._parts.items()}
 
-    @property
-    def validation_set(self) -> EvaluationSet:
+    def open_validation(self) -> EvaluationSet:
         """The tracks given, else mixtures of the files held out."""
         if self.validation is not None:
             return self.validation
@@ -355,11 +366,7 @@ class TracksDataModule(StepDataModule):
         stems: their names, in order.
         test: evaluated when training has ended; by `train.py`, not here.
         transforms: what chance does to each stem.
-        sample_rate: Hz.
-        num_channels: C.
-        seed: of the samples.
-        cache_dir: for the index and, with `decode_once`, audio.
-        decode_once: keep every file decoded (16 bit, at `sample_rate`) in `cache_dir`.
+        The rest as for `StepDataModule`.
     """
 
     def __init__(
@@ -384,23 +391,22 @@ class TracksDataModule(StepDataModule):
             stft=stft,
             num_workers=num_workers,
             repeat_first_step=repeat_first_step,
+            sample_rate=sample_rate,
+            num_channels=num_channels,
+            seed=seed,
+            cache_dir=cache_dir,
+            decode_once=decode_once,
         )
         self.root = Path(root).expanduser()
         self.stems = tuple(stems)
         self.transforms = transforms
-        self.sample_rate = sample_rate
-        self.num_channels = num_channels
-        self.seed = seed
-        self.cache_dir = Path(cache_dir).expanduser()
-        self.decode_once = decode_once
 
     @property
     def fingerprint(self) -> str:
         """Of the stems' files."""
         return cast(AlignedCrops, self.source).library.fingerprint
 
-    @property
-    def validation_set(self) -> EvaluationSet:
+    def open_validation(self) -> EvaluationSet:
         """The held-out part."""
         return Tracks(self.root, stems=self.stems)
 
