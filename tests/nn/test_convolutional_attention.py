@@ -3,14 +3,15 @@ import torch
 
 from frametx.nn.convolutional_attention import ConvolutionalMultiheadAttention
 from frametx.nn.convolutional_transformer_encoder import ConvolutionalTransformerEncoder
+from frametx.nn.residual_scores import ResidualScores
 
 
 def test_scores_add_up_along_a_chain() -> None:
     layer, x = ConvolutionalMultiheadAttention(num_channels=8, num_heads=2), torch.randn(3, 8, 4, 5)
     previous = torch.randn(3, 2, 20, 20)
     _, alone = layer(x)
-    _, chained = layer(x, scores=previous)
-    torch.testing.assert_close(chained, alone + previous)
+    _, chained = layer(x, scores=ResidualScores(previous[..., :1], matrix=previous))
+    torch.testing.assert_close(chained.materialised(), alone.materialised() + previous)
 
 
 def test_maps_that_do_not_split_into_the_heads_are_refused() -> None:

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from frametx.nn.frame_projection import FrameProjection
 from frametx.nn.multichannel_attention import MultichannelMultiheadAttention
+from frametx.nn.residual_scores import ResidualScores
 
 
 def attention(*, heads: int = 2, memory: bool = False) -> MultichannelMultiheadAttention:
@@ -14,8 +16,8 @@ def test_scores_add_up_along_a_chain() -> None:
     layer, x = attention(), torch.randn(3, 2, 5, 8)
     previous = torch.randn(3, 2, 2, 5, 5)
     _, alone = layer(x)
-    _, chained = layer(x, scores=previous)
-    torch.testing.assert_close(chained, alone + previous)
+    _, chained = layer(x, scores=ResidualScores(previous[..., :1], matrix=previous))
+    torch.testing.assert_close(chained.materialised(), alone.materialised() + previous)
 
 
 def test_a_memory_gives_keys_and_values_and_the_first_input_the_queries() -> None:
@@ -24,6 +26,8 @@ def test_a_memory_gives_keys_and_values_and_the_first_input_the_queries() -> Non
     constant = torch.ones_like(memory[:, :, :1]).expand_as(memory).contiguous()
     with torch.no_grad():  # no neighbours, so that equal frames of the memory give equal values
         for projection in (layer.to_q, layer.to_kv):
+            assert isinstance(projection, FrameProjection)
+            assert projection.taps is not None
             projection.taps[..., 0] = projection.taps[..., 2] = 0
     out, _ = layer(x, memory=constant)
     torch.testing.assert_close(out, out[:, :, :1].expand_as(out))
@@ -47,4 +51,4 @@ def test_features_that_do_not_split_into_the_heads_are_refused(heads: int) -> No
 def test_heads_of_a_single_feature_work() -> None:
     out, scores = attention(heads=8)(torch.randn(3, 2, 5, 8))
     assert out.shape == (3, 2, 5, 8)
-    assert scores.shape == (3, 2, 8, 5, 5)
+    assert scores.materialised().shape == (3, 2, 8, 5, 5)

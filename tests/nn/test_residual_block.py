@@ -50,11 +50,29 @@ def test_dropout_spares_the_shortcut() -> None:
 def test_the_decoder_doubles_the_features_from_the_first_to_the_last(
     num_frames: int, num_features: int
 ) -> None:
-    decoder = FrameDecoder(
-        in_channels=3, skip_channels=2, out_channels=4, num_features=num_features, dropout=0.0
-    ).double()
+    body = ResBlock(in_channels=5, out_channels=4, num_features=num_features)
+    decoder = FrameDecoder(body=body).double()
     x = torch.randn(2, 3, num_frames, num_features // 2, dtype=torch.float64)
     skip = torch.randn(2, 2, num_frames, num_features, dtype=torch.float64)
     larger = F.interpolate(x, size=(num_frames, num_features), mode="bilinear", align_corners=True)
     torch.testing.assert_close(decoder(x, skip), decoder.body(torch.cat([larger, skip], 1)))
     torch.testing.assert_close(larger[..., [0, -1]], x[..., [0, -1]])
+
+
+def test_the_encoders_maps_stand_behind_those_from_below_or_before_them() -> None:
+    x, skip = torch.randn(2, 3, 5, 4), torch.randn(2, 2, 10, 8)
+    larger = F.interpolate(x, size=(10, 8), mode="bilinear", align_corners=True)
+    body = torch.nn.Identity()
+    assert torch.equal(FrameDecoder(body=body)(x, skip), torch.cat([larger, skip], 1))
+    assert torch.equal(
+        FrameDecoder(body=body, skip_first=True)(x, skip), torch.cat([skip, larger], 1)
+    )
+
+
+def test_half_precision_interpolation_costs_some_precision_and_no_more() -> None:
+    x, skip = torch.rand(2, 3, 5, 4), torch.zeros(2, 0, 5, 8)
+    body = torch.nn.Identity()
+    exact = FrameDecoder(body=body)(x, skip)
+    rounded = FrameDecoder(body=body, rounds_interpolation=True)(x, skip)
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, atol=0.01, rtol=0)

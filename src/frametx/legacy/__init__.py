@@ -1,1 +1,86 @@
-"""Key maps of the original checkpoints, one file per variant."""
+"""Checkpoints of the original programs: which network a state_dict is of, and its weights as ours.
+
+Everything is read from the names and shapes of the entries. A variant is a module with
+
+    NAME       what the user types after `model=`
+    NETWORK    the class
+    KEYS       a pattern that every entry's name matches as a whole
+    convert    state_dict -> arguments of the class, and weights under our names
+"""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from frametx.legacy import asym_unet_mct
+from frametx.legacy.layers import Weights
+
+VARIANTS: tuple[ModuleType, ...] = (asym_unet_mct,)
+
+
+class Converted(NamedTuple):
+    """A state_dict that was understood.
+
+    Attributes:
+        name: of the variant, what the user types after `model=`.
+        config: arguments of its class.
+        weights: to load into it.
+    """
+
+    name: str
+    config: dict[str, Any]
+    weights: Weights
+
+
+def recognise(
+    state_dict: Mapping[str, Tensor], *, num_heads: int | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Name and configuration of the network a state_dict was saved from, see `convert`."""
+    name, config, _ = convert(state_dict, num_heads=num_heads)
+    return name, config
+
+
+def convert(state_dict: Mapping[str, Tensor], *, num_heads: int | None = None) -> Converted:
+    """Find the variant by its entries' names and shapes, and convert its weights.
+
+    Args:
+        state_dict: of an original network, with or without the `module.` of a parallel wrapper.
+        num_heads: of every attention, for files that do not tell.
+
+    Raises:
+        ValueError: if it is none of the variants, naming the nearest and what differs.
+    """
+    old = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    by_match = sorted(VARIANTS, key=lambda variant: len(_unknown(variant, old)))
+    nearest, complaint = by_match[0], ""
+    for variant in by_match:
+        if _unknown(variant, old):
+            break
+        try:
+            return Converted(variant.NAME, *variant.convert(old, num_heads=num_heads))
+        except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+            missing = f"the file has no {error}" if isinstance(error, KeyError) else str(error)
+            if not complaint:
+                nearest, complaint = variant, missing
+    if not complaint:
+        unknown = _unknown(nearest, old)
+        complaint = f"it has no place for {len(unknown)} of {len(old)} entries: " + ", ".join(
+            f"{key} {tuple(old[key].shape)}" for key in unknown[:3]
+        )
+    raise ValueError(
+        f"no known network has these entries; the nearest is {nearest.NAME}, but {complaint}"
+    )
+
+
+def build(state_dict: Mapping[str, Tensor], *, num_heads: int | None = None) -> nn.Module:
+    """The network of a state_dict with its weights, in evaluation mode."""
+    name, config, weights = convert(state_dict, num_heads=num_heads)
+    network = next(variant.NETWORK for variant in VARIANTS if name == variant.NAME)(**config)
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def _unknown(variant: ModuleType, old: Mapping[str, Tensor]) -> list[str]:
+    return [key for key in old if not variant.KEYS.fullmatch(key)]

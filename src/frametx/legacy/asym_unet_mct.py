@@ -1,54 +1,72 @@
-"""The original state_dicts of AsymUNetMCT: hyper-parameters, and weights under our names.
-
-Three things differ from ours besides names. The original's layout is B C F T, so its kernels are
-(frequency, time): they are transposed here, once. Its projections to queries, keys and values are
-three layers, here one. Its tables (sinusoids, rotary frequencies) are entries of the file; ours are
-computed.
-
-A function per block turns the block's own state_dict, keys counted from the block, into ours.
-"""
+"""The original state_dicts of AsymUNetMCT, with and without its vocal-band head."""
 
 import re
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-Weights = dict[str, Tensor]
-_OPTIONAL = ("embed", "identity", "gate1")  # absent where nothing changes, or no chain came before
+from frametx.legacy.layers import (
+    Convert,
+    Weights,
+    affine,
+    conv,
+    convert_blocks,
+    convolutional_embedding,
+    count,
+    linear,
+    memory_attention,
+    pointwise,
+    read_num_heads,
+    res_block,
+    rotary_table,
+    self_attention,
+)
+from frametx.models.asym_unet_mct import AsymUNetMCT
+
+NAME = "asym_unet_mct"
+NETWORK = AsymUNetMCT
+_CONV = r"(weight|bias)"
+_FRAME_CONV = r"(weight_pw|conv\.(weight|bias))"
+_ATTENTION = r"(embedding\.freqs|[qkv]_proj\.(0\.weight_pw|1\.(weight|bias))|o_proj\.weight_pw)"
+_RES_BLOCK = r"(norm\.(weight|bias)|(conv1|conv2|identity)\.weight)"
+_BRIDGE = (
+    r"(norm\d\.norm\.(weight|bias)|(glu\.0|conv1a|conv1b\.[01]|conv2\.[01]|conv3|conv4"
+    r"|attn\.[qkvo]_proj)\.(weight|bias)|attn\.embedding\.freqs)"
+)
+KEYS = re.compile(
+    rf"positional_embedding\.(pe|(extract\d+|encoder\d+|out)\.{_RES_BLOCK})"
+    rf"|(enc|dec)\d+\.body\.{_RES_BLOCK}"
+    rf"|(enc|dec)\d+_transformer\.((embed|norm\d)\.{_CONV}|glu\.0\.weight_pw"
+    rf"|gate[12]\.[02]\.{_CONV}|conv1a\.{_FRAME_CONV}|(conv1b|conv2)\.{_FRAME_CONV}"
+    rf"|attn(1a|1b|2|3)?\.{_ATTENTION}|(conv3|conv4)\.weight_pw)"
+    rf"|enc\d+_transformer\.\d+\.{_BRIDGE}"
+    rf"|vout_norm\.norm\.{_CONV}|vout_transform\.{_BRIDGE}|(vout_conv|out)\.{_CONV}"
+)
 
 
-def convert(
-    state_dict: Mapping[str, Tensor], *, num_heads: int | None = None, dropout: float = 0.1
-) -> tuple[dict[str, Any], Weights]:
+def convert(state_dict: Weights, *, num_heads: int | None = None) -> tuple[dict[str, Any], Weights]:
     """Arguments of `AsymUNetMCT`, and the weights to load into it.
 
     Args:
-        state_dict: of the original network, with or without the `module.` of a parallel wrapper.
+        state_dict: of the original network.
         num_heads: for files without rotary tables, from which it is read otherwise.
-        dropout: of the transformers; it leaves no trace in a file.
 
     Raises:
-        ValueError: if this is not such a state_dict: an entry is missing, or one too many.
+        KeyError, ValueError: if this is not such a state_dict: an entry is missing, or too many.
     """
-    old = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    try:
-        config = _config(old, num_heads=num_heads)
-    except KeyError as missing:
-        raise ValueError(f"not an AsymUNetMCT: the state_dict has no {missing}") from missing
-    config["dropout"] = dropout
-    blocks: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
-        "embedding": ("positional_embedding", embedding),
+    old = dict(state_dict)
+    config = _config(old, num_heads=num_heads)
+    blocks: dict[str, tuple[str, Convert]] = {
+        "embedding": ("positional_embedding", convolutional_embedding(join=res_block())),
         "out": ("out", pointwise),
     }
     num_levels = len(config["widths"])
     for level in range(num_levels):
-        blocks[f"encoders.{level}.body"] = (f"enc{level + 1}.body", res_block)
+        blocks[f"encoders.{level}"] = (f"enc{level + 1}.body", res_block())
     for level in range(num_levels - 1):
         blocks |= {
             f"encoder_transformers.{level}": (f"enc{level + 1}_transformer", encoder_transformer),
-            f"decoders.{level}.body": (f"dec{level + 1}.body", res_block),
+            f"decoders.{level}.body": (f"dec{level + 1}.body", res_block()),
             f"decoder_transformers.{level}": (f"dec{level + 1}_transformer", decoder_transformer),
         }
     for layer in range(config["num_bridge_layers"]):
@@ -59,27 +77,23 @@ def convert(
             "vocal_bands.transform": ("vout_transform", bridge_transformer),
             "vocal_bands.out": ("vout_conv", affine),
         }
-    return config, _convert_blocks(old, blocks)
+    return config, convert_blocks(old, blocks)
 
 
 def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
-    num_levels = _count(old, r"enc(\d+)\.body\.")
+    num_levels = count(old, r"enc(\d+)\.body\.")
     channels = len(old["enc1.body.conv1.weight"])
     maps = [len(old[f"enc{i + 1}.body.conv2.weight"]) for i in range(num_levels)]
     with_sinusoids, _, num_bins = old["positional_embedding.extract1.norm.weight"].shape
     in_channels = with_sinusoids - 1
-    num_pyramid_levels = _count(old, r"positional_embedding\.encoder(\d+)\.")
+    num_pyramid_levels = count(old, r"positional_embedding\.encoder(\d+)\.")
     pyramid = [
         len(old[f"positional_embedding.encoder{i + 1}.conv1.weight"])
         for i in range(num_pyramid_levels)
     ]
     encoder, decoder = "enc1_transformer.", "dec1_transformer."
-    if num_heads is None:
-        table = old.get(encoder + "attn.embedding.freqs")
-        if table is None:
-            raise ValueError("the state_dict has no rotary tables to read num_heads from: pass it")
-        # one frequency for two features of a head; none where every head has a single feature
-        num_heads = num_bins // (2 * len(table)) if len(table) else num_bins
+    table = rotary_table(old, encoder + "attn")
+    num_heads = read_num_heads(table, num_bins, given=num_heads)
     has_vocal_bands = "vout_conv.weight" in old
     return {
         "in_channels": in_channels,
@@ -91,7 +105,8 @@ def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
         "num_attention_maps": len(old[encoder + "norm1.weight"]),
         "num_heads": num_heads,
         "expansion": old[encoder + "conv3.weight_pw"].shape[1],
-        "num_bridge_layers": _count(old, rf"enc{num_levels}_transformer\.(\d+)\."),
+        "dropout": 0.1,
+        "num_bridge_layers": count(old, rf"enc{num_levels}_transformer\.(\d+)\."),
         "encoder_kernel_sizes": [
             old[f"{encoder}{conv}.conv.weight"].shape[-1] for conv in ("conv1b", "conv2")
         ],
@@ -102,6 +117,9 @@ def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
         "embedding_kernel_size": old["positional_embedding.extract1.conv1.weight"].shape[-1],
         "decoder_dropout": 0.5 if has_vocal_bands else 0.0,
         "num_decoder_dropout_levels": 4 if has_vocal_bands else 0,
+        "gate": "conv3d",
+        "score_scale": "features",
+        "angle_precision": "float32",
         "restarts_bridge_residual": True,
         "has_vocal_bands": has_vocal_bands,
         "normalizes_vocal_bands": False,
@@ -109,31 +127,9 @@ def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
     }
 
 
-def embedding(old: Weights) -> Weights:
-    """The convolutional embedding, without its table of sinusoids."""
-    old.pop("pe", None)
-    num_extracts = _count(old, r"extract(\d+)\.")
-    blocks = {f"extracts.{i}": (f"extract{i + 1}", res_block) for i in range(num_extracts)}
-    blocks |= {f"encoders.{i}": (f"encoder{i + 1}", res_block) for i in range(num_extracts - 1)}
-    return _convert_blocks(old, blocks | {"join": ("out", res_block)})
-
-
-def res_block(old: Weights) -> Weights:
-    """A residual block of the U-Net or of the embedding."""
-    return _convert_blocks(
-        old,
-        {
-            "norm": ("norm", affine),
-            "conv_in": ("conv1", conv),
-            "conv_out": ("conv2", conv),
-            "shortcut": ("identity", pointwise),
-        },
-    )
-
-
 def encoder_transformer(old: Weights) -> Weights:
     """The transformer of an encoder level."""
-    return _convert_blocks(
+    return convert_blocks(
         old,
         {
             "embed": ("embed", pointwise),
@@ -150,12 +146,13 @@ def encoder_transformer(old: Weights) -> Weights:
             "expand": ("conv3", linear),
             "contract": ("conv4", linear),
         },
+        optional=("embed", "gate1"),  # absent where nothing changes, or no chain came before
     )
 
 
 def decoder_transformer(old: Weights) -> Weights:
     """The transformer of a decoder level."""
-    return _convert_blocks(
+    return convert_blocks(
         old,
         {
             "embed": ("embed", pointwise),
@@ -177,12 +174,13 @@ def decoder_transformer(old: Weights) -> Weights:
             "expand": ("conv3", linear),
             "contract": ("conv4", linear),
         },
+        optional=("embed", "gate1"),  # absent where nothing changes, or no chain came before
     )
 
 
 def bridge_transformer(old: Weights) -> Weights:
     """A convolutional transformer of the bridge."""
-    return _convert_blocks(
+    return convert_blocks(
         old,
         {
             "norm_gate": ("norm1.norm", affine),
@@ -203,33 +201,6 @@ def bridge_transformer(old: Weights) -> Weights:
     )
 
 
-def affine(old: Weights) -> Weights:
-    """A layer whose entries keep names and shapes: a norm."""
-    return {name: old.pop(name) for name in ("weight", "bias")}
-
-
-def linear(old: Weights) -> Weights:
-    """A linear layer per map, mixed or not."""
-    new = {"weight": old.pop("weight_pw")}
-    if "weight_dw" in old:
-        new["mixing"] = old.pop("weight_dw")
-    return new
-
-
-def conv(old: Weights) -> Weights:
-    """A 2-d convolution, with or without a bias."""
-    new = {"weight": old.pop("weight").mT.contiguous()}
-    if "bias" in old:
-        new["bias"] = old.pop("bias")
-    return new
-
-
-def pointwise(old: Weights) -> Weights:
-    """A 1x1 convolution, which we keep as a matrix."""
-    new = conv(old)
-    return new | {"weight": new["weight"].flatten(1)}
-
-
 def frame_conv(old: Weights) -> Weights:
     """A depthwise convolution and its linear layer."""
     kernel = conv({name: old.pop(f"conv.{name}") for name in ("weight", "bias")})
@@ -242,30 +213,7 @@ def frame_conv(old: Weights) -> Weights:
 
 def score_gate(old: Weights) -> Weights:
     """The two 3-d convolutions of a gate, over scores, where no axis changes place."""
-    return _convert_blocks(old, {"conv_in": ("0", affine), "conv_out": ("2", affine)})
-
-
-def self_attention(old: Weights) -> Weights:
-    """Attention of frames to one another."""
-    return _attention(old, {"to_qkv": "qkv"})
-
-
-def memory_attention(old: Weights) -> Weights:
-    """Attention of frames to those of a second input."""
-    return _attention(old, {"to_q": "q", "to_kv": "kv"})
-
-
-def _attention(old: Weights, projections: dict[str, str]) -> Weights:
-    old.pop("embedding.freqs", None)
-    new = {"to_out.weight": old.pop("o_proj.weight_pw")}
-    for ours, parts in projections.items():
-        matrices = [old.pop(f"{part}_proj.0.weight_pw") for part in parts]
-        taps = [old.pop(f"{part}_proj.1.weight").squeeze(2) for part in parts]
-        biases = [old.pop(f"{part}_proj.1.bias") for part in parts]
-        new[f"{ours}.weight"] = torch.cat(matrices, 1)
-        new[f"{ours}.taps"] = torch.stack(taps)
-        new[f"{ours}.bias"] = torch.stack(biases)
-    return new
+    return convert_blocks(old, {"conv_in": ("0", affine), "conv_out": ("2", affine)})
 
 
 def convolutional_attention(old: Weights) -> Weights:
@@ -276,36 +224,4 @@ def convolutional_attention(old: Weights) -> Weights:
         for part in "qkv"
     ]
     joined = {f"to_qkv.{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return joined | _convert_blocks(old, {"to_out": ("o_proj", conv)})
-
-
-def _convert_blocks(
-    old: Weights, blocks: Mapping[str, tuple[str, Callable[[Weights], Weights]]]
-) -> Weights:
-    """Convert each block `ours: (theirs, function)`, and insist that nothing is missing or left."""
-    rest, new = dict(old), Weights()
-    old.clear()
-    for ours, (theirs, convert_block) in blocks.items():
-        prefix = theirs + "."
-        block = {
-            key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)
-        }
-        if not block and theirs in _OPTIONAL:
-            continue
-        try:
-            converted = convert_block(block)
-        except KeyError as missing:
-            raise ValueError(f"not an AsymUNetMCT: {theirs} has no {missing}") from missing
-        if block:
-            raise ValueError(
-                f"not an AsymUNetMCT: {theirs} has {sorted(block)}, which we do not know"
-            )
-        new |= {f"{ours}.{key}": value for key, value in converted.items()}
-    if rest:
-        raise ValueError(f"not an AsymUNetMCT: entries we do not know: {sorted(rest)}")
-    return new
-
-
-def _count(old: Weights, pattern: str) -> int:
-    """How many different numbers stand where `pattern` has its group."""
-    return len({match[1] for key in old if (match := re.match(pattern, key))})
+    return joined | convert_blocks(old, {"to_out": ("o_proj", conv)})

@@ -16,19 +16,27 @@ Inside, the layout is B C T F: C feature maps, F features of a frame, last.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frametx.nn.bins import check_halving, features_last
 from frametx.nn.convolutional_embedding import ConvolutionalEmbedding
 from frametx.nn.convolutional_transformer_encoder import ConvolutionalTransformerEncoder
 from frametx.nn.frame_decoder import FrameDecoder
-from frametx.nn.frame_encoder import FrameEncoder
 from frametx.nn.frame_transformer_decoder import FrameTransformerDecoder
-from frametx.nn.frame_transformer_encoder import EncoderOutput, FrameTransformerEncoder
+from frametx.nn.frame_transformer_encoder import FrameTransformerEncoder
+from frametx.nn.multichannel_attention import MultichannelMultiheadAttention, ScoreScale
 from frametx.nn.norm import MultichannelLayerNorm
 from frametx.nn.pointwise_conv import PointwiseConv
+from frametx.nn.query_gate import QueryGate
+from frametx.nn.residual_block import ResBlock
+from frametx.nn.rotary import AnglePrecision
+from frametx.nn.score_gate import ScoreGate
+from frametx.nn.transformer_layer import LevelOutput
 from frametx.nn.vocal_band_head import VocalBandHead
 
 
@@ -57,6 +65,11 @@ class AsymUNetMCT(nn.Module):
         embedding_kernel_size: of the convolutions that read the embedding's levels.
         decoder_dropout: probability inside the residual blocks of the deepest decoders.
         num_decoder_dropout_levels: how many decoders, from the deepest up, have that dropout.
+        gate: what chooses between two chains of scores. `conv3d` is the original's, convolutions
+            over the scores, which need them all in memory; `query` decides for each head and
+            query frame by the queries, and leaves the attention to fused kernels.
+        score_scale: see `MultichannelMultiheadAttention`; the original divides by all `features`.
+        angle_precision: see `Rotary`.
         restarts_bridge_residual: the bridge's attention is added to the block's input instead of
             the running stream: a slip of the original that its weights need.
         has_vocal_bands: add a side output at the bridge that says when and in which band somebody
@@ -72,7 +85,7 @@ class AsymUNetMCT(nn.Module):
 
     Raises:
         ValueError: if the bins cannot be halved as often as there are levels, or cannot be split
-            into the heads, or no level is left for a transformer.
+            into the heads, or no level is left for a transformer, or there is no such gate.
     """
 
     def __init__(
@@ -95,6 +108,9 @@ class AsymUNetMCT(nn.Module):
         embedding_kernel_size: int,
         decoder_dropout: float,
         num_decoder_dropout_levels: int,
+        gate: Literal["conv3d", "query"],
+        score_scale: ScoreScale,
+        angle_precision: AnglePrecision,
         restarts_bridge_residual: bool,
         has_vocal_bands: bool,
         normalizes_vocal_bands: bool,
@@ -102,13 +118,15 @@ class AsymUNetMCT(nn.Module):
     ) -> None:
         super().__init__()
         self.num_bins = n_fft // 2
-        _check_halving(n_fft, num_levels=len(widths), name="widths")
-        _check_halving(n_fft, num_levels=1 + len(embedding_widths), name="embedding_widths")
+        check_halving(n_fft, num_levels=len(widths), name="widths")
+        check_halving(n_fft, num_levels=1 + len(embedding_widths), name="embedding_widths")
         if not 0 <= num_plain_levels < len(widths) - 1:
             raise ValueError(
                 f"num_plain_levels ({num_plain_levels}) must leave a level with a transformer "
                 f"between the top and the bridge: {len(widths)} widths allow 0 to {len(widths) - 2}"
             )
+        if gate not in ("conv3d", "query"):
+            raise ValueError(f"gate={gate} must be conv3d or query")
         self.num_plain_levels = num_plain_levels
         num_maps = [channels * width for width in widths]
         num_features = [self.num_bins >> level for level in range(len(widths))]
@@ -120,9 +138,15 @@ class AsymUNetMCT(nn.Module):
         transformer = {
             "num_attention_maps": num_attention_maps,
             "expansion": expansion,
-            "num_heads": num_heads,
             "dropout": dropout,
         }
+        attend = partial(
+            MultichannelMultiheadAttention,
+            num_heads=num_heads,
+            score_scale=score_scale,
+            angle_precision=angle_precision,
+        )
+        gates_scores = gate == "conv3d"
         bridge = {
             "num_channels": num_maps[-1],
             "num_heads": num_heads,
@@ -137,8 +161,11 @@ class AsymUNetMCT(nn.Module):
             kernel_size=embedding_kernel_size,
         )
         self.encoders = nn.ModuleList(
-            FrameEncoder(
-                in_channels=above, out_channels=maps, num_features=features, downsample=level > 0
+            ResBlock(
+                in_channels=above,
+                out_channels=maps,
+                num_features=features,
+                stride=(1, 2) if level else (1, 1),
             )
             for level, (above, maps, features) in enumerate(
                 zip(
@@ -157,11 +184,12 @@ class AsymUNetMCT(nn.Module):
         ]
         self.decoders = nn.ModuleList(
             FrameDecoder(
-                in_channels=below,
-                skip_channels=skip,
-                out_channels=maps,
-                num_features=features,
-                dropout=decoder_dropout * drops,
+                body=ResBlock(
+                    in_channels=below + skip,
+                    out_channels=maps,
+                    num_features=features,
+                    dropout=decoder_dropout * drops,
+                )
             )
             for below, skip, maps, features, drops in zip(
                 num_from_below, num_stream_maps, num_maps, num_features, has_dropout, strict=False
@@ -173,6 +201,7 @@ class AsymUNetMCT(nn.Module):
                 in_channels=num_maps[level],
                 num_features=num_features[level],
                 kernel_sizes=encoder_kernel_sizes,
+                attend=partial(attend, needs_matrix=gates_scores),
                 **transformer,
             )
             for level in transformer_levels
@@ -183,6 +212,15 @@ class AsymUNetMCT(nn.Module):
                 num_features=num_features[level],
                 kernel_sizes=decoder_kernel_sizes,
                 is_deepest=level == transformer_levels[-1],
+                attend=attend,
+                make_gate=partial(
+                    _make_gate,
+                    gate,
+                    num_channels=num_attention_maps,
+                    num_heads=num_heads,
+                    skip_features=num_features[level],
+                ),
+                gates_scores=gates_scores,
                 **transformer,
             )
             for level in transformer_levels
@@ -212,21 +250,16 @@ class AsymUNetMCT(nn.Module):
         self, magnitude: Float[Tensor, "B C F T"]
     ) -> tuple[Float[Tensor, "B C_out F T"], Float[Tensor, "B C_out F_bridge T"] | None]:
         """Logits of the mask, and of singing per band of the bridge if the network has them."""
-        if magnitude.shape[2] != self.num_bins:
-            raise ValueError(
-                f"magnitude has {magnitude.shape[2]} bins, the network takes {self.num_bins}: "
-                "slice the Nyquist bin away, and use the n_fft the network was made for"
-            )
-        x = magnitude.transpose(2, 3).contiguous()
+        x = features_last(magnitude, num_bins=self.num_bins)
         h = self.encoders[0](torch.cat([x, self.embedding(x)], 1))
         streams: list[Tensor] = []
-        encoded: list[EncoderOutput | None] = []
+        encoded: list[LevelOutput | None] = []
         scores = None
         for level, encoder in enumerate(self.encoders[1:]):
             encoded.append(None)
             if level >= self.num_plain_levels:
                 transformer = self.encoder_transformers[level - self.num_plain_levels]
-                h, _, scores = encoded[level] = transformer(h, scores=scores)
+                h, _, scores, _ = encoded[level] = transformer(h, scores=scores)
             streams.append(h)
             h = encoder(h)
 
@@ -255,11 +288,14 @@ class AsymUNetMCT(nn.Module):
         return logits, None if bands is None else bands.transpose(2, 3)
 
 
-def _check_halving(n_fft: int, *, num_levels: int, name: str) -> None:
-    halvings = num_levels - 1
-    if n_fft % 2 ** (halvings + 1):
-        raise ValueError(
-            f"n_fft ({n_fft}) gives {n_fft // 2} bins, which cannot be halved {halvings} times for "
-            f"the {num_levels} levels of {name}: take an n_fft divisible by {2 ** (halvings + 1)}, "
-            "or fewer levels"
-        )
+def _make_gate(
+    kind: str, *, num_channels: int, num_heads: int, previous_features: int, skip_features: int
+) -> nn.Module:
+    if kind == "conv3d":
+        return ScoreGate(num_channels=num_channels)
+    return QueryGate(
+        num_channels=num_channels,
+        num_heads=num_heads,
+        previous_features=previous_features // num_heads,
+        skip_features=skip_features // num_heads,
+    )

@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frametx.nn.residual_attention import residual_attention
+from frametx.nn.residual_scores import Backend, ResidualScores, residual_attention
 from frametx.nn.rotary import Rotary
 
 
@@ -21,6 +21,9 @@ class ConvolutionalMultiheadAttention(nn.Module):
         num_heads: groups of maps of equal size.
         kernel_size: of the four projections, over frames and bins; odd.
 
+    Attributes:
+        attention_backend: see `residual_attention`.
+
     Raises:
         ValueError: if the maps cannot be split evenly into the heads.
     """
@@ -34,14 +37,15 @@ class ConvolutionalMultiheadAttention(nn.Module):
             )
         self.num_heads = num_heads
         self.scale = num_channels**-0.5
-        self.rotary = Rotary(head_features=num_channels // num_heads)
+        self.rotary = Rotary(num_features=num_channels // num_heads)
         conv = partial(nn.Conv2d, kernel_size=kernel_size, padding=kernel_size // 2)
         self.to_qkv = conv(num_channels, 3 * num_channels)
         self.to_out = conv(num_channels, num_channels)
+        self.attention_backend: Backend = "auto"
 
     def forward(
-        self, x: Float[Tensor, "B C T F"], *, scores: Float[Tensor, "B H N N"] | None = None
-    ) -> tuple[Float[Tensor, "B C T F"], Float[Tensor, "B H N N"]]:
+        self, x: Float[Tensor, "B C T F"], *, scores: ResidualScores | None = None
+    ) -> tuple[Float[Tensor, "B C T F"], ResidualScores]:
         """Attend from every bin of every frame; returns new maps, and scores for the next layer.
 
         Args:
@@ -51,5 +55,12 @@ class ConvolutionalMultiheadAttention(nn.Module):
         qkv = rearrange(self.to_qkv(x), "b (p h d) t f -> p b h (f t) d", p=3, h=self.num_heads)
         qk, v = qkv.split([2, 1])
         q, k = self.rotary(qk)
-        attended, total = residual_attention(q, k, v.squeeze(0), scale=self.scale, scores=scores)
+        attended, total = residual_attention(
+            q,
+            k,
+            v.squeeze(0),
+            scale=self.scale,
+            scores=scores,
+            backend=self.attention_backend,
+        )
         return self.to_out(rearrange(attended, "b h (f t) d -> b (h d) t f", t=x.shape[2])), total

@@ -4,12 +4,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frametx.nn.block import Block
 from frametx.nn.convolutional_attention import ConvolutionalMultiheadAttention
 from frametx.nn.norm import ChannelNorm
+from frametx.nn.residual_scores import ResidualScores
 from frametx.nn.squared_relu import squared_relu
 
 
-class ConvolutionalTransformerEncoder(nn.Module):
+class ConvolutionalTransformerEncoder(Block):
     """Gate, two branches, a wide convolution, attention, feed-forward, each with a residual.
 
     Args:
@@ -44,8 +46,8 @@ class ConvolutionalTransformerEncoder(nn.Module):
         self.contract = nn.Conv2d(4 * c, c, 3, padding=1)
 
     def forward(
-        self, x: Float[Tensor, "B C T F"], *, scores: Float[Tensor, "B H N N"] | None = None
-    ) -> tuple[Float[Tensor, "B C T F"], Float[Tensor, "B H N N"]]:
+        self, x: Float[Tensor, "B C T F"], *, scores: ResidualScores | None = None
+    ) -> tuple[Float[Tensor, "B C T F"], ResidualScores]:
         """Run the branches; returns new maps, and the attention's scores for the next block.
 
         Args:

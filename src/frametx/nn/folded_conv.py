@@ -23,14 +23,14 @@ BLOCK = 16  # bins folded into channels
 def depthwise_conv2d(
     x: Float[Tensor, "B C T F"],
     weight: Float[Tensor, "C 1 K_t K_f"],
-    bias: Float[Tensor, " C"],
+    bias: Float[Tensor, " C"] | None,
 ) -> Float[Tensor, "B C T F"]:
     """Convolve every map with its own odd-sized kernel, same size out."""
     if not can_fold(x, weight):
         padding = (weight.shape[2] // 2, weight.shape[3] // 2)
         return F.conv2d(x, weight, bias, padding=padding, groups=len(weight))
     maps = [
-        folded_conv2d(x[:, c : c + 1], weight[c : c + 1], bias[c : c + 1])
+        folded_conv2d(x[:, c : c + 1], weight[c : c + 1], None if bias is None else bias[c : c + 1])
         for c in range(len(weight))
     ]
     return maps[0] if len(maps) == 1 else torch.cat(maps, 1)

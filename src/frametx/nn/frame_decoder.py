@@ -5,42 +5,40 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frametx.nn.residual_block import ResBlock
+from frametx.nn.block import Block
 
 
-class FrameDecoder(nn.Module):
-    """Twice the features by interpolation, then a residual block over these and the encoder's maps.
+class FrameDecoder(Block):
+    """Interpolate what comes from below to the encoder's size, join both, and run a block over it.
 
     Args:
-        in_channels: maps from below.
-        skip_channels: maps from the encoder of this level.
-        out_channels: maps that go out.
-        num_features: features of a frame at this level, twice those from below.
-        dropout: probability inside the residual block.
+        body: a residual block for the maps from below and those of the encoder.
+        skip_first: the encoder's maps stand before those from below; otherwise behind.
+        rounds_interpolation: interpolate in half precision, as one original did by mistake.
     """
 
     def __init__(
-        self,
-        *,
-        in_channels: int,
-        skip_channels: int,
-        out_channels: int,
-        num_features: int,
-        dropout: float,
+        self, *, body: nn.Module, skip_first: bool = False, rounds_interpolation: bool = False
     ) -> None:
         super().__init__()
-        self.body = ResBlock(
-            in_channels=in_channels + skip_channels,
-            out_channels=out_channels,
-            num_features=num_features,
-            dropout=dropout,
-        )
+        self.body = body
+        self.skip_first = skip_first
+        self.rounds_interpolation = rounds_interpolation
 
     def forward(
-        self, x: Float[Tensor, "B C T F_in"], skip: Float[Tensor, "B C_skip T F"]
+        self, x: Float[Tensor, "B C T_in F_in"], skip: Float[Tensor, "B C_skip T F"]
     ) -> Float[Tensor, "B C_out T F"]:
         """Join what comes from below to the encoder's maps."""
-        # frames stay, so it is interpolation along a line, with the maps' frames as its channels
-        size = skip.shape[-1]
-        larger = F.interpolate(x.flatten(1, 2), size=size, mode="linear", align_corners=True)
-        return self.body(torch.cat([larger.unflatten(1, x.shape[1:3]), skip], 1))
+        if self.rounds_interpolation:
+            larger = _interpolated(x.half(), skip.shape[2:]).bfloat16().to(skip.dtype)
+        else:
+            larger = _interpolated(x, skip.shape[2:])
+        return self.body(torch.cat([skip, larger] if self.skip_first else [larger, skip], 1))
+
+
+def _interpolated(x: Float[Tensor, "B C T_in F_in"], size: torch.Size) -> Float[Tensor, "B C T F"]:
+    if x.shape[2] != size[0]:
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+    # frames stay, so it is interpolation along a line, with the maps' frames as its channels
+    larger = F.interpolate(x.flatten(1, 2), size=size[1], mode="linear", align_corners=True)
+    return larger.unflatten(1, x.shape[1:3])

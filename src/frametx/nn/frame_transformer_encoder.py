@@ -1,37 +1,23 @@
 """The transformer of an encoder level: frames are tokens, a few maps run in parallel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frametx.nn.block import Block
 from frametx.nn.frame_conv import FrameConv
-from frametx.nn.multichannel_attention import MultichannelMultiheadAttention
 from frametx.nn.multichannel_linear import MultichannelLinear
 from frametx.nn.norm import MultichannelLayerNorm
-from frametx.nn.pointwise_conv import PointwiseConv
+from frametx.nn.residual_scores import ResidualScores
 from frametx.nn.squared_relu import squared_relu
+from frametx.nn.transformer_layer import LevelOutput, embed_maps
 
 
-class EncoderOutput(NamedTuple):
-    """What an encoder transformer hands on.
-
-    Attributes:
-        stream: the input and, behind it, the attention maps: what the U-Net goes on with.
-        maps: the attention maps alone: the memory of the decoder of this level.
-        scores: of the attention: for the next level, and for the gates of this level's decoder.
-    """
-
-    stream: Float[Tensor, "B C_stream T F"]
-    maps: Float[Tensor, "B C T F"]
-    scores: Float[Tensor, "B C H T T"]
-
-
-class FrameTransformerEncoder(nn.Module):
+class FrameTransformerEncoder(Block):
     """Gate, two branches, a wide convolution, attention, feed-forward, each with a residual.
 
     Args:
@@ -40,9 +26,9 @@ class FrameTransformerEncoder(nn.Module):
             unless it has as many already.
         num_features: features of a frame.
         expansion: hidden features of the feed-forward.
-        num_heads: of the attention between frames.
         kernel_sizes: of the second branch and of the wide convolution; odd.
         dropout: probability on every branch.
+        attend: makes the attention between frames, see `MultichannelMultiheadAttention`.
 
     Source: So et al., "The Evolved Transformer", 2019, for the order of the branches.
     """
@@ -54,9 +40,9 @@ class FrameTransformerEncoder(nn.Module):
         num_attention_maps: int,
         num_features: int,
         expansion: int,
-        num_heads: int,
         kernel_sizes: Sequence[int],
         dropout: float,
+        attend: Callable[..., nn.Module],
     ) -> None:
         super().__init__()
         features = num_features
@@ -74,9 +60,7 @@ class FrameTransformerEncoder(nn.Module):
         self.norm_context = norm()
         self.context = FrameConv(**frames, kernel_size=context_kernel)
         self.norm_attention = norm()
-        self.attention = MultichannelMultiheadAttention(
-            num_channels=num_attention_maps, num_features=features, num_heads=num_heads
-        )
+        self.attention = attend(**frames)
         self.norm_expand = norm()
         self.expand = linear(in_features=features, out_features=expansion)
         self.contract = linear(in_features=expansion, out_features=features)
@@ -85,8 +69,8 @@ class FrameTransformerEncoder(nn.Module):
         self,
         x: Float[Tensor, "B C_in T F"],
         *,
-        scores: Float[Tensor, "B C H T T"] | None = None,
-    ) -> EncoderOutput:
+        scores: ResidualScores | None = None,
+    ) -> LevelOutput:
         """Run the branches on the embedded input.
 
         Args:
@@ -103,11 +87,4 @@ class FrameTransformerEncoder(nn.Module):
         z, total = self.attention(self.norm_attention(h), scores=scores)
         h = h + drop(z)
         h = h + drop(self.contract(squared_relu(self.expand(self.norm_expand(h)))))
-        return EncoderOutput(torch.cat([x, h], 1), h, total)
-
-
-def embed_maps(in_channels: int, num_attention_maps: int) -> nn.Module:
-    """A 1x1 convolution to the attention maps; nothing where the number is right already."""
-    if in_channels == num_attention_maps:
-        return nn.Identity()
-    return PointwiseConv(in_channels=in_channels, out_channels=num_attention_maps, bias=True)
+        return LevelOutput(torch.cat([x, h], 1), h, total, None)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frametx.nn.residual_scores import ResidualScores
 from frametx.nn.squared_relu import squared_relu
 
 
@@ -31,12 +32,16 @@ class ScoreGate(nn.Module):
         self.conv_in = nn.Conv3d(2 * num_channels, num_channels, 3, padding=1)
         self.conv_out = nn.Conv3d(num_channels, 1, 3, padding=1)
 
-    def forward(
+    def forward(self, previous: ResidualScores, skip: ResidualScores) -> ResidualScores:
+        """Both streams decide; one gate serves all maps. It needs all scores written down."""
+        blend = self._blend(previous.materialised(), skip.materialised())
+        return ResidualScores(skip.query, matrix=blend)
+
+    def _blend(
         self,
         previous: Float[Tensor, "B C H T T"],
         skip: Float[Tensor, "B C H T T"],
     ) -> Float[Tensor, "B C H T T"]:
-        """Both streams decide; one gate serves all maps."""
         heads = previous.shape[2]
         hidden = torch.cat([previous, skip], 1).flatten(1, 2)
         hidden = squared_relu(_banded_conv2d(hidden, self.conv_in, num_heads=heads))

@@ -18,18 +18,20 @@ from torch.autograd.function import once_differentiable
 def temporal_conv(
     x: Float[Tensor, "B P C T F"],
     taps: Float[Tensor, "P C_out C K"],
-    bias: Float[Tensor, "P C_out"],
+    bias: Float[Tensor, "P C_out"] | None = None,
 ) -> Float[Tensor, "B P C_out T F"]:
     """Convolve each of P stacks of maps over time with its own kernel, same length out.
 
     Args:
         x: the stacks, side by side.
         taps: kernels of odd length K.
-        bias: added to every frame and feature.
+        bias: added to every frame and feature, if there is one.
     """
     num_batch, num_projections, _, num_frames, num_features = x.shape
     # one batch of matrix products over batch and stacks; autograd sums the repeats up again
     matrices = taps.to(x.dtype).expand(num_batch, -1, -1, -1, -1).flatten(0, 1)
+    if bias is None:
+        bias = taps.new_zeros(taps.shape[:2])
     offset = bias.to(x.dtype).expand(num_batch, -1, -1).flatten(0, 1).unsqueeze(-1)
     with torch.autocast(x.device.type, enabled=False):  # all three have the precision of x
         y = _ShiftedProducts.apply(x.flatten(0, 1).flatten(2), matrices, offset, num_features)

@@ -3,11 +3,12 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frametx.nn.block import Block
 from frametx.nn.convolutional_transformer_encoder import ConvolutionalTransformerEncoder
 from frametx.nn.norm import ChannelNorm
 
 
-class VocalBandHead(nn.Module):
+class VocalBandHead(Block):
     """One bridge block and a 1x1 convolution to logits of singing per frame and remaining bin.
 
     Args:
