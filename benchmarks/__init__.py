@@ -1,0 +1,1 @@
+"""What frametx is measured against."""
