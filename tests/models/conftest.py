@@ -1,0 +1,75 @@
+"""Every network of the family in a small form, for the laws that all of them keep."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from frametx.models.asym_unet_mct import AsymUNetMCT
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small network: milliseconds to run, with every kind of part it can have.
+
+    Attributes:
+        network: the class.
+        config: its arguments; dropout is 0.
+        frames: numbers of frames it takes; the first is used where one is enough.
+        unused: names of parameters that take no part, as the original's weights need.
+    """
+
+    network: type[nn.Module]
+    config: dict[str, Any]
+    frames: tuple[int, ...] = (7, 1, 2, 64)
+    unused: tuple[str, ...] = ()
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, **changes: Any) -> nn.Module:
+        torch.manual_seed(0)
+        return self.network(**(self.config | self.changes | changes)).eval()
+
+    def magnitude(self, *, batch: int = 2, frames: int | None = None) -> Tensor:
+        torch.manual_seed(1)
+        num_bins = self.config["n_fft"] // 2
+        frames = self.frames[0] if frames is None else frames
+        return torch.rand(batch, self.config["in_channels"], num_bins, frames)
+
+
+ASYM_UNET_MCT: dict[str, Any] = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "n_fft": 64,
+    "channels": 2,
+    "widths": [1, 2, 3, 4],
+    "num_plain_levels": 0,
+    "num_attention_maps": 2,
+    "num_heads": 2,
+    "expansion": 12,
+    "num_bridge_layers": 2,
+    "dropout": 0.0,
+    "encoder_kernel_sizes": [3, 5],
+    "decoder_kernel_sizes": [5, 3, 3],
+    "embedding_widths": [2, 3],
+    "embedding_kernel_size": 5,
+    "decoder_dropout": 0.0,
+    "num_decoder_dropout_levels": 0,
+    "gate": "conv3d",
+    "score_scale": "features",
+    "angle_precision": "float32",
+    "restarts_bridge_residual": False,
+    "has_vocal_bands": False,
+    "normalizes_vocal_bands": True,
+    "normalizes_output": True,
+}
+NETWORKS: dict[str, Case] = {
+    "asym_unet_mct": Case(AsymUNetMCT, ASYM_UNET_MCT),
+    "asym_unet_mct, gated by queries": Case(AsymUNetMCT, ASYM_UNET_MCT, changes={"gate": "query"}),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def case(request: pytest.FixtureRequest) -> Case:
+    return NETWORKS[request.param]
