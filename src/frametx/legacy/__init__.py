@@ -9,7 +9,7 @@ Everything is read from the names and shapes of the entries. A variant is a modu
 """
 
 from collections.abc import Mapping
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -35,22 +35,33 @@ class Converted(NamedTuple):
 
 
 def recognise(
-    state_dict: Mapping[str, Tensor], *, num_heads: int | None = None
+    state_dict: Mapping[str, Tensor],
+    *,
+    num_heads: int | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[str, dict[str, Any]]:
     """Name and configuration of the network a state_dict was saved from, see `convert`."""
-    name, config, _ = convert(state_dict, num_heads=num_heads)
+    name, config, _ = convert(state_dict, num_heads=num_heads, options=options)
     return name, config
 
 
-def convert(state_dict: Mapping[str, Tensor], *, num_heads: int | None = None) -> Converted:
+def convert(
+    state_dict: Mapping[str, Tensor],
+    *,
+    num_heads: int | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Converted:
     """Find the variant by its entries' names and shapes, and convert its weights.
 
     Args:
         state_dict: of an original network, with or without the `module.` of a parallel wrapper.
         num_heads: of every attention, for files that do not tell.
+        options: arguments of the network's class that leave no trace in a file (dropout, quirks),
+            instead of those the original had.
 
     Raises:
-        ValueError: if it is none of the variants, naming the nearest and what differs.
+        ValueError: if it is none of the variants, naming the nearest and what differs, or if the
+            network has no such option.
     """
     old = {key.removeprefix("module."): value for key, value in state_dict.items()}
     by_match = sorted(VARIANTS, key=lambda variant: len(_unknown(variant, old)))
@@ -59,11 +70,19 @@ def convert(state_dict: Mapping[str, Tensor], *, num_heads: int | None = None) -
         if _unknown(variant, old):
             break
         try:
-            return Converted(variant.NAME, *variant.convert(old, num_heads=num_heads))
+            config, weights = variant.convert(old, num_heads=num_heads)
         except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
             missing = f"the file has no {error}" if isinstance(error, KeyError) else str(error)
             if not complaint:
                 nearest, complaint = variant, missing
+        else:
+            unknown = sorted(options.keys() - config.keys())
+            if unknown:
+                raise ValueError(
+                    f"options {', '.join(unknown)}: {variant.NAME} has none of that name; "
+                    f"it has {', '.join(sorted(config))}"
+                )
+            return Converted(variant.NAME, config | dict(options), weights)
     if not complaint:
         unknown = _unknown(nearest, old)
         complaint = f"it has no place for {len(unknown)} of {len(old)} entries: " + ", ".join(
@@ -74,12 +93,22 @@ def convert(state_dict: Mapping[str, Tensor], *, num_heads: int | None = None) -
     )
 
 
-def build(state_dict: Mapping[str, Tensor], *, num_heads: int | None = None) -> nn.Module:
-    """The network of a state_dict with its weights, in evaluation mode."""
-    name, config, weights = convert(state_dict, num_heads=num_heads)
-    network = next(variant.NETWORK for variant in VARIANTS if name == variant.NAME)(**config)
+def build(
+    state_dict: Mapping[str, Tensor],
+    *,
+    num_heads: int | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> nn.Module:
+    """The network of a state_dict with its weights, in evaluation mode; see `convert`."""
+    name, config, weights = convert(state_dict, num_heads=num_heads, options=options)
+    network = network_class(name)(**config)
     network.load_state_dict(weights)
     return network.eval()
+
+
+def network_class(name: str) -> type[nn.Module]:
+    """The class of a variant."""
+    return next(variant.NETWORK for variant in VARIANTS if name == variant.NAME)
 
 
 def _unknown(variant: ModuleType, old: Mapping[str, Tensor]) -> list[str]:
