@@ -35,7 +35,9 @@ class TransformerLayer(Block):
         norm: makes each part's norm.
         dropout: probability on every branch.
         memory_attention: of frames to those of a memory; None leaves it out.
-        shares_attention_norm: one norm serves both attentions, as one original did by mistake.
+        shares_attention_norm: one norm serves both attentions, as one original did by mistake. The
+            norm of the second is there all the same, as that original's weights need; it takes no
+            part and gets no gradient.
         adds_own_scores: the scores of this layer's first attention are added to its second's.
     """
 
@@ -51,14 +53,13 @@ class TransformerLayer(Block):
         adds_own_scores: bool = False,
     ) -> None:
         super().__init__()
+        self.shares_attention_norm = shares_attention_norm
         self.adds_own_scores = adds_own_scores
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.norm_attention = norm()
         self.attention = attention
         self.memory_attention = memory_attention
-        self.norm_memory: nn.Module | None = None
-        if memory_attention is not None and not shares_attention_norm:
-            self.norm_memory = norm()
+        self.norm_memory = None if memory_attention is None else norm()
         self.norm_feed_forward = norm()
         self.feed_forward = feed_forward
 
@@ -81,7 +82,8 @@ class TransformerLayer(Block):
         z, own_scores = self.attention(self.norm_attention(x), scores=scores)
         x = x + self.dropout(z)
         if self.memory_attention is not None:
-            norm = self.norm_attention if self.norm_memory is None else self.norm_memory
+            norm = self.norm_attention if self.shares_attention_norm else self.norm_memory
+            assert norm is not None
             if self.adds_own_scores:
                 started = memory_scores is not None
                 memory_scores = memory_scores + own_scores if started else own_scores
