@@ -13,6 +13,7 @@ from frametx.nn.norm import MultichannelLayerNorm
 from frametx.nn.pointwise_conv import PointwiseConv
 from frametx.nn.residual_block import ResBlock
 from frametx.nn.sinusoid import sinusoid_table
+from frametx.nn.squared_relu import squared_relu
 
 
 class ConvolutionalEmbedding(Block):
@@ -28,6 +29,7 @@ class ConvolutionalEmbedding(Block):
         has_sinusoids: sines and cosines of the frame's number enter beside the input.
         joins_by_block: a residual block joins the maps; else a 1x1 convolution with a bias.
         norm: makes the norms of the residual blocks.
+        activation: inside the residual blocks.
     """
 
     def __init__(
@@ -40,13 +42,14 @@ class ConvolutionalEmbedding(Block):
         has_sinusoids: bool = True,
         joins_by_block: bool = True,
         norm: Callable[..., nn.Module] = MultichannelLayerNorm,
+        activation: Callable[[Tensor], Tensor] = squared_relu,
     ) -> None:
         super().__init__()
         self.has_sinusoids = has_sinusoids
         # the first level is as wide as what enters
         channels = [in_channels + has_sinusoids, *(in_channels * width for width in widths)]
         features = [num_features >> level for level in range(len(channels))]
-        block = partial(ResBlock, norm=norm)
+        block = partial(ResBlock, norm=norm, activation=activation)
         self.extracts = nn.ModuleList(
             block(in_channels=c, out_channels=1, num_features=f, kernel_size=kernel_size)
             for c, f in zip(channels, features, strict=True)
