@@ -49,7 +49,8 @@ def convert_blocks(
         try:
             converted = convert_block(block)
         except KeyError as missing:
-            raise ValueError(f"{theirs} has no {missing}") from missing
+            entry_name = f"{theirs}.{missing.args[0]}".removesuffix(".")
+            raise ValueError(f"{entry_name} is missing") from missing
         except ValueError as error:
             raise ValueError(f"{theirs}.{error}") from error
         if block:

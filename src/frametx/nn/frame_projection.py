@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frametx.nn.convolve import convolve
 from frametx.nn.folded_conv import depthwise_conv2d
 from frametx.nn.multichannel_linear import linear_per_channel
 from frametx.nn.temporal_conv import temporal_conv
@@ -28,6 +29,8 @@ class FrameProjection(nn.Module):
         num_taps: frames that a convolution behind the linear layer sees, mixing the maps; odd. One
             tap only mixes; 0 is none.
         has_bias: the convolutions have a bias.
+        num_repeated: so many of the last maps are read a second time, through kernels of their own
+            that stand behind the others. The two kernels of a map are added, not the map copied.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class FrameProjection(nn.Module):
         is_depthwise: bool = False,
         num_taps: int = 3,
         has_bias: bool = True,
+        num_repeated: int = 0,
     ) -> None:
         super().__init__()
         in_channels = num_channels if in_channels is None else in_channels
@@ -49,10 +53,11 @@ class FrameProjection(nn.Module):
         stacked = num_projections * num_channels
         self.num_projections = num_projections
         self.num_channels = num_channels
+        self.num_repeated = num_repeated
         self.conv: nn.Conv2d | None = None
         if conv_kernel:
             self.conv = nn.Conv2d(
-                in_channels,
+                in_channels + num_repeated,
                 stacked,
                 conv_kernel,
                 padding=conv_kernel // 2,
@@ -63,6 +68,7 @@ class FrameProjection(nn.Module):
             self.weight = nn.Parameter(torch.empty(stacked, num_features, in_features))
         else:
             assert in_channels == num_channels, "without a convolution maps stay as they are"
+            assert num_repeated == 0, "without a convolution no map is read twice"
             # all projections of a map are one matrix, because they read the same frames
             self.weight = nn.Parameter(
                 torch.empty(num_channels, num_projections * num_features, in_features)
@@ -103,7 +109,15 @@ class FrameProjection(nn.Module):
     def _convolved(self, x: Float[Tensor, "B C_in T F_in"]) -> Float[Tensor, "B PC T F_in"]:
         assert self.conv is not None
         if not self.is_depthwise:
-            return self.conv(x)
+            return convolve(x, self.conv, weight=self._kernel())
         # P kernels for every map, in the order of the projections: the maps, repeated P times
         repeated = x.repeat(1, self.num_projections, 1, 1)
         return depthwise_conv2d(repeated, self.conv.weight, self.conv.bias)
+
+    def _kernel(self) -> Float[Tensor, "PC C_in K_t K_f"]:
+        assert self.conv is not None
+        kernel, repeated = self.conv.weight, self.num_repeated
+        if not repeated:
+            return kernel
+        once, twice, again = kernel.split([kernel.shape[1] - 2 * repeated, repeated, repeated], 1)
+        return torch.cat([once, twice + again], 1)

@@ -27,6 +27,7 @@ class MultichannelMultiheadAttention(nn.Module):
         memory_channels: maps of that input; None is `num_channels`.
         memory_features: features of its frames; None is `num_features`.
         project: makes the layers to queries, keys and values, see `FrameProjection`.
+        project_memory: makes the layer to keys and values of a memory; None is `project`.
         mixes_output: the last layer mixes the maps.
         rotary_features: what positions turn of every head; None is all of it.
         angle_precision: of the positions, see `Rotary`.
@@ -54,6 +55,7 @@ class MultichannelMultiheadAttention(nn.Module):
         memory_channels: int | None = None,
         memory_features: int | None = None,
         project: Callable[..., nn.Module] = FrameProjection,
+        project_memory: Callable[..., nn.Module] | None = None,
         mixes_output: bool = False,
         rotary_features: int | None = None,
         angle_precision: AnglePrecision = "float32",
@@ -80,7 +82,7 @@ class MultichannelMultiheadAttention(nn.Module):
         self.attends_memory = attends_memory
         if attends_memory:
             self.to_q = project(**attended, in_channels=in_channels, num_projections=1)
-            self.to_kv = project(
+            self.to_kv = (project_memory or project)(
                 **attended,
                 in_channels=memory_channels,
                 in_features=memory_features,
