@@ -134,3 +134,78 @@ def test_bad_values_are_named() -> None:
         separator(ConstantMask(num_bins=32, logit=0.0), complement="drums")
     with pytest.raises(ValueError, match="takes 64 bins but n_fft=64 gives 33"):
         separator(ConstantMask(num_bins=64, logit=0.0))
+
+
+class Recorder(nn.Module):
+    """Half of everything, whatever it is asked for, and a record of all it was shown."""
+
+    def __init__(self, **wants: object) -> None:
+        super().__init__()
+        self.num_bins = 32
+        self.shown: list[Tensor] = []
+        for name, value in wants.items():
+            setattr(self, name, value)
+
+    def forward(self, magnitude: Float[Tensor, "B C_in F T"]) -> Float[Tensor, "B C F T"]:
+        self.shown.append(magnitude.detach())
+        return torch.zeros_like(magnitude[:, :2])
+
+
+def test_a_network_is_given_its_range_and_its_multiple_of_frames() -> None:
+    network = Recorder(input_range=(-1, 1), frame_multiple=8)
+    mixture = torch.randn(1, 2, 16 * 12)  # 13 frames
+    estimates = separator(network)(mixture)
+    (shown,) = network.shown
+    assert shown.shape[-1] == 16
+    assert shown.amax() == 1
+    assert (shown[..., 13:] == -1).all()
+    torch.testing.assert_close(estimates[:, 0], 0.5 * mixture, atol=1e-5, rtol=0)
+
+
+def test_a_network_may_return_the_magnitude_of_its_stem() -> None:
+    class Same(Recorder):
+        def forward(self, magnitude: Tensor) -> Tensor:
+            return 0.25 * magnitude
+
+    mixture = torch.randn(2, 2, 500)
+    mixture[1] = 0  # silence stays silence
+    model = separator(Same(head="magnitude"), top_bin="copy")
+    torch.testing.assert_close(model(mixture)[:, 1], 0.25 * mixture, atol=1e-4, rtol=0)
+
+
+def past_separator(*, crop_frames: int = 4) -> tuple[SpectrogramSeparator, Recorder]:
+    network = Recorder(num_past_crops=2, crop_frames=crop_frames)
+    return separator(network, scale="none"), network
+
+
+def test_every_crop_is_shown_with_the_crops_before_it_and_what_was_made_of_them() -> None:
+    model, network = past_separator()
+    mixture = torch.randn(1, 2, 16 * 9)  # 10 frames: crops of 4, 4 and 2
+    magnitude = model.stft(mixture).abs()[:, :, :32]
+    model(mixture)
+    first, second, third = network.shown
+    assert torch.equal(first[:, :2], magnitude[..., :4])
+    assert not first[:, 2:].any()
+    assert torch.equal(second[:, 2:4], magnitude[..., :4])
+    torch.testing.assert_close(second[:, 4:6], 0.5 * magnitude[..., :4])
+    assert not second[:, 6:].any()
+    assert torch.equal(third[:, 2:4], magnitude[..., 6:8])
+    torch.testing.assert_close(third[:, 8:10], 0.5 * magnitude[..., 4:6])
+
+
+def test_what_follows_on_a_past_is_separated_as_if_it_had_been_one() -> None:
+    model, network = past_separator(crop_frames=8)
+    mixture = torch.randn(1, 2, 16 * 31)
+    model(mixture)
+    whole = network.shown
+    network.shown = []
+    _, past = model.separate_after(mixture[..., : 16 * 15], past=None)
+    model.separate_after(mixture[..., 16 * 16 :], past=past)
+    for together, apart in zip(whole, network.shown, strict=True):
+        # at the cut, windows see zeros instead of the other part
+        torch.testing.assert_close(together[..., 2:6], apart[..., 2:6])
+
+
+def test_a_network_with_a_past_gives_one_stem() -> None:
+    with pytest.raises(ValueError, match="gives one stem"):
+        separator(Recorder(num_past_crops=2, crop_frames=4), complement=None)

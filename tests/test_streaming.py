@@ -1,9 +1,12 @@
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from frametx.audio.stft import Stft
+from frametx.separator import SpectrogramSeparator
 from frametx.streaming import remainder_index, separate_blocks, separate_waveform
 
 RATE = 8_000
@@ -237,3 +240,55 @@ def test_the_estimates_can_be_used_in_place_by_the_caller() -> None:
     estimates = separate_waveform(Share((0.5, 0.5)), noise(2, 100), sample_rate=RATE)
     assert not estimates.is_inference()
     estimates.mul_(2)
+
+
+class Remembering(nn.Module):
+    """The louder the past, the more it gives to its stem: a mask that depends on what came before.
+
+    Attributes:
+        num_calls: how often it was asked.
+    """
+
+    num_bins = 32
+    num_past_crops = 2
+    crop_frames = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_calls = 0
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        self.num_calls += 1
+        mixture, past = magnitude[:, :1], magnitude[:, 1:].mean((1, 2, 3), keepdim=True)
+        return (10 * past - 1).expand_as(mixture)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_with_a_past_is_taken_through_a_stream_in_order(
+    overlap: float, channels: int
+) -> None:
+    """Batches do not matter, channels do not mix, and chunks agree with the whole."""
+    torch.manual_seed(0)
+    separator = SpectrogramSeparator(
+        stft=Stft(n_fft=64, hop_length=16),
+        network=Remembering(),
+        stems=("vocals", "instrumental"),
+        complement="vocals",
+        sample_rate=8000,
+        num_channels=1,
+        chunk_frames=33,
+        scale="none",
+        top_bin="copy",
+    )
+    mixture = torch.randn(channels, 16 * 200) * torch.linspace(0.1, 0.5, 16 * 200)
+    options: dict[str, Any] = {"sample_rate": 8000, "overlap": overlap}
+    one, batched = (
+        separate_waveform(separator, mixture, batch_size=size, **options) for size in (1, 8)
+    )
+    torch.testing.assert_close(one, batched)
+    alone = [separate_waveform(separator, channel[None], **options) for channel in mixture]
+    torch.testing.assert_close(one, torch.cat(alone, 1))
+    whole = separator(mixture.unsqueeze(1)).squeeze(2).transpose(0, 1)
+    loudness = [estimate.square().mean().sqrt() for estimate in (one[0], whole[0])]
+    assert 0.8 < loudness[0] / loudness[1] < 1.25

@@ -1,7 +1,7 @@
 """The one object that training, evaluation, separation and export share: mixture in, stems out."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from frametx.audio.masking import apply_mask
 from frametx.audio.stft import Stft
+
+_SILENCE = 1e-8  # of the largest magnitude: below it a bin has no phase worth a factor
 
 
 @runtime_checkable
@@ -27,6 +29,22 @@ class Separator(Protocol):
         ...
 
 
+class Past(NamedTuple):
+    """Magnitudes before a certain moment, for a network that is shown what it did there.
+
+    Attributes:
+        mixture: what was separated, oldest frame first; zeros before the start of a song.
+        estimate: what the network took it for.
+    """
+
+    mixture: Float[Tensor, "B C F T"]
+    estimate: Float[Tensor, "B C F T"]
+
+    def until(self, num_frames: int) -> "Past":
+        """Forget the newest frames, so that `num_frames` are left."""
+        return Past(self.mixture[..., :num_frames], self.estimate[..., :num_frames])
+
+
 class SpectrogramSeparator(nn.Module):
     """STFT, a network that reads the magnitude, a mask for each stem but one, inverse STFT.
 
@@ -34,10 +52,18 @@ class SpectrogramSeparator(nn.Module):
     number; the mask is extended over the bins above. The stem named `complement` is what the other
     stems leave of the mixture, in the waveform domain, so the estimates sum to the mixture exactly.
 
+    What a network wants beyond that it says by attributes, all of which it may lack:
+
+        num_bins         bins it takes and returns; all of them
+        input_range      what the scaled magnitude is mapped to; (0, 1)
+        head             what it returns: logits of a `mask`, or the `magnitude` of the stem; mask
+        frame_multiple   its number of frames must be a multiple of this, zeros fill up; 1
+        num_past_crops   earlier crops that it is shown, mixture and own estimate; 0
+        crop_frames      T of a crop, if it is shown earlier ones
+
     Args:
         stft: the transform; its `n_fft` decides F.
-        network: magnitude B C F T -> logits B (S_out C) F T, S_out = the stems but the complement,
-            with an attribute `num_bins`.
+        network: magnitude B C F T -> logits B (S_out C) F T, S_out = the stems but the complement.
         stems: names, in the order of the estimates.
         complement: the stem that is mixture minus the others; null lets the network give all.
         sample_rate: Hz.
@@ -90,29 +116,98 @@ class SpectrogramSeparator(nn.Module):
         self.num_bins = num_bins
         self.scale = scale
         self.top_bin = top_bin
+        self.input_range = tuple(getattr(network, "input_range", (0.0, 1.0)))
+        self.head = str(getattr(network, "head", "mask"))
+        self.frame_multiple = int(getattr(network, "frame_multiple", 1))
+        self.crop_frames = int(getattr(network, "crop_frames", 0))
+        self.num_past_frames = int(getattr(network, "num_past_crops", 0)) * self.crop_frames
+        if self.num_past_frames and len(stems) - (complement is not None) != 1:
+            raise ValueError(
+                f"a network that is shown its earlier estimates gives one stem, not those of "
+                f"{list(stems)} but {complement}: take two stems and a complement"
+            )
 
     def forward(self, mixture: Float[Tensor, "B C L"]) -> Float[Tensor, "B S C L"]:
         """Separate a batch of mixtures of any length."""
+        return self.separate_after(mixture, past=None)[0]
+
+    def separate_after(
+        self, mixture: Float[Tensor, "B C L"], *, past: Past | None
+    ) -> tuple[Float[Tensor, "B S C L"], Past | None]:
+        """Separate what follows on `past`; returns the estimates, and all that is past then.
+
+        Args:
+            mixture: of any length.
+            past: what came before; None is the start of a song, and all that there is for a network
+                that is shown no earlier crops.
+        """
         spectrogram = self.stft(mixture)
-        masked = apply_mask(spectrogram, self.mask(spectrogram.abs()))
-        estimates = self.stft.inverse(masked, length=mixture.shape[-1])
+        mask, past = self._mask_after(spectrogram.abs(), past)
+        estimates = self.stft.inverse(apply_mask(spectrogram, mask), length=mixture.shape[-1])
         if self.complement is None:
-            return estimates
+            return estimates, past
         rest = mixture - estimates.sum(dim=1)
         at = self.stems.index(self.complement)
-        return torch.cat([estimates[:, :at], rest.unsqueeze(1), estimates[:, at:]], dim=1)
+        return torch.cat([estimates[:, :at], rest.unsqueeze(1), estimates[:, at:]], dim=1), past
 
     def mask(self, magnitude: Float[Tensor, "B C F T"]) -> Float[Tensor, "B S_out C F T"]:
-        """The network's mask in (0, 1), over all bins, for each stem it gives."""
+        """What each stem the network gives is of the mixture, in every bin; from a song's start."""
+        return self._mask_after(magnitude, None)[0]
+
+    def _mask_after(
+        self, magnitude: Float[Tensor, "B C F T"], past: Past | None
+    ) -> tuple[Float[Tensor, "B S_out C F T"], Past | None]:
         seen = magnitude[:, :, : self.num_bins]
-        if self.scale == "chunk_peak":
-            # A silent chunk stays silent: dividing by the smallest normal number keeps 0 at 0.
-            peak = seen.amax(dim=(1, 2, 3), keepdim=True)
-            seen = seen / peak.clamp_min(torch.finfo(seen.dtype).tiny)
-        mask = torch.sigmoid(self.network(seen).to(magnitude.dtype))
+        if self.num_past_frames:
+            mask, past = self._mask_crops(seen, past)
+        else:
+            mask = self._mask_of(seen / self._peak(seen))
         unseen = magnitude.shape[2] - mask.shape[2]
         if unseen and self.top_bin == "copy":
             mask = torch.cat([mask, mask[:, :, -1:].expand(-1, -1, unseen, -1)], dim=2)
         elif unseen:
             mask = F.pad(mask, (0, 0, 0, unseen))
-        return rearrange(mask, "b (s c) f t -> b s c f t", c=magnitude.shape[1])
+        return rearrange(mask, "b (s c) f t -> b s c f t", c=magnitude.shape[1]), past
+
+    def _mask_crops(
+        self, seen: Float[Tensor, "B C F T"], past: Past | None
+    ) -> tuple[Float[Tensor, "B C F T"], Past]:
+        """Crop after crop, each with those before it, newest first; no gradient into the past."""
+        if past is None:
+            past = Past(seen[..., :0], seen[..., :0])
+        lacking = max(0, self.num_past_frames - past.mixture.shape[-1])
+        mixture, estimate = (F.pad(x, (lacking, 0)) for x in past)
+        peak = self._peak(torch.cat([mixture[..., -self.num_past_frames :], seen], -1))
+        masks: list[Tensor] = []
+        for crop in seen.split(self.crop_frames, dim=-1):
+            num_frames, now = crop.shape[-1], mixture.shape[-1]
+            shown = [crop]
+            for age in range(1, 1 + self.num_past_frames // self.crop_frames):
+                frames = slice(now - age * num_frames, now - (age - 1) * num_frames)
+                shown += [mixture[..., frames], estimate[..., frames]]
+            masks.append(self._mask_of(torch.cat(shown, 1) / peak, num_channels=crop.shape[1]))
+            mixture = torch.cat([mixture, crop], -1)
+            estimate = torch.cat([estimate, (masks[-1] * crop).detach()], -1)
+        return torch.cat(masks, -1), Past(mixture, estimate)
+
+    def _peak(self, seen: Float[Tensor, "B C F T"]) -> Float[Tensor, "B 1 1 1"]:
+        if self.scale == "none":
+            return seen.new_ones(len(seen), 1, 1, 1)
+        # A silent chunk stays silent: dividing by the smallest normal number keeps 0 at 0.
+        return seen.amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(seen.dtype).tiny)
+
+    def _mask_of(
+        self, scaled: Float[Tensor, "B C_in F T"], *, num_channels: int | None = None
+    ) -> Float[Tensor, "B C_out F T"]:
+        """The network's answer as a mask; of `scaled`, the first maps are the mixture."""
+        num_frames = scaled.shape[-1]
+        low, high = self.input_range
+        given = scaled if (low, high) == (0, 1) else low + (high - low) * scaled
+        given = F.pad(given, (0, -num_frames % self.frame_multiple), value=low)
+        answer = self.network(given)[..., :num_frames].to(scaled.dtype)
+        if self.head == "mask":
+            return torch.sigmoid(answer)
+        # as a factor, because the estimate takes the phase of the mixture
+        mixture = scaled[:, :num_channels]
+        num_stems = answer.shape[1] // mixture.shape[1]
+        return answer / mixture.clamp_min(_SILENCE).repeat(1, num_stems, 1, 1)

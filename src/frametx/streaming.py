@@ -9,7 +9,7 @@ So the stems sum to the input, and what a model of a lower rate cannot hear stay
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from einops import rearrange
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from frametx.audio.chunking import Chunk, OverlapAdder, Splitter, hop_samples
 from frametx.audio.resample import StreamResampler
-from frametx.separator import Separator
+from frametx.separator import Past, Separator, SpectrogramSeparator
 
 Block = Float[Tensor, "C _"]  # L differs from block to block
 Stems = Float[Tensor, "S C _"]
@@ -198,12 +198,23 @@ def _estimates(
     adder = OverlapAdder(chunk_samples=chunk_samples, hop=hop)
     waiting: list[Chunk] = []
     owed = 0
+    in_order = None
+    if isinstance(separator, SpectrogramSeparator) and separator.num_past_frames:
+        in_order = InOrder(separator, hop=hop)
 
     def run(batch: list[Chunk]) -> Iterator[Stems]:
         if not batch:
             return
         mixtures = torch.stack([chunk.samples for chunk in batch])
-        estimates = _separated(separator, mixtures, batch_size=batch_size, device=device)
+        if in_order is not None:
+            in_order.move_to(batch[0])
+        estimates = _separated(
+            in_order or separator,
+            mixtures,
+            num_channels=separator.num_channels,
+            batch_size=batch_size if in_order is None else len(batch) * mixtures.shape[1],
+            device=device,
+        )
         for chunk, estimate in zip(batch, estimates, strict=True):
             yield adder.add(estimate, chunk.num_settled)
 
@@ -212,7 +223,7 @@ def _estimates(
         owed += block.shape[1]
         # As many chunks as fill a batch, whatever the block: the same batches for any block size.
         num_groups = -(-block.shape[0] // separator.num_channels)
-        at_once = max(1, batch_size // num_groups)
+        at_once = max(1, batch_size // num_groups) if in_order is None else 1
         while len(waiting) >= at_once:
             for settled in run(waiting[:at_once]):
                 owed -= settled.shape[2]
@@ -221,30 +232,65 @@ def _estimates(
     waiting += splitter.finish()
     if not owed:
         return
-    for settled in run(waiting):
-        owed -= settled.shape[2]
-        yield settled
+    for batch in [waiting] if in_order is None else [[chunk] for chunk in waiting]:
+        for settled in run(batch):
+            owed -= settled.shape[2]
+            yield settled
     yield adder.finish()[:, :, :owed]
 
 
+class InOrder:
+    """A separator that is shown its past, given the chunks of one stream in their order.
+
+    Args:
+        separator: of a network that is shown earlier crops.
+        hop: samples from the start of a chunk to the start of the next.
+    """
+
+    def __init__(self, separator: SpectrogramSeparator, *, hop: int) -> None:
+        self.separator = separator
+        self.hop = hop
+        self._past: Past | None = None
+        self._num_chunks = 0
+        self._start = 0  # of the last chunk
+        self._num_frames = 0  # of the last chunk
+
+    def move_to(self, chunk: Chunk) -> None:
+        """Forget what overlaps with the chunk that is separated next: its past ends before it."""
+        start = self._num_chunks * self.hop - chunk.num_settled
+        if self._past is not None:
+            advanced = round((start - self._start) / self.separator.stft.hop_length)
+            kept = self._past.mixture.shape[-1] - self._num_frames + advanced
+            self._past = self._past.until(kept)
+        self._num_chunks += 1
+        self._start = start
+
+    def __call__(self, mixture: Float[Tensor, "B C L"]) -> Float[Tensor, "B S C L"]:
+        """Separate the chunk moved to, all its groups of channels at once."""
+        estimates, self._past = self.separator.separate_after(mixture, past=self._past)
+        self._num_frames = self.separator.stft.num_frames(mixture.shape[-1])
+        return estimates
+
+
 def _separated(
-    separator: Separator,
+    separator: Callable[[Tensor], Tensor],
     mixtures: Float[Tensor, "B C L"],
     *,
+    num_channels: int,
     batch_size: int,
     device: torch.device | str,
 ) -> Float[Tensor, "B S C L"]:
-    """The separator over mixtures of any number of channels."""
-    num_mixtures, num_channels, _ = mixtures.shape
-    lacking = -num_channels % separator.num_channels
+    """The separator, which takes `num_channels`, over mixtures of any number of channels."""
+    num_mixtures, num_given, _ = mixtures.shape
+    lacking = -num_given % num_channels
     filled = torch.cat([mixtures, mixtures[:, -1:].expand(-1, lacking, -1)], dim=1)
-    items = rearrange(filled, "b (group c) l -> (b group) c l", c=separator.num_channels)
+    items = rearrange(filled, "b (group c) l -> (b group) c l", c=num_channels)
     with torch.inference_mode():
         batches = [separator(batch.to(device)).float().cpu() for batch in items.split(batch_size)]
     estimates = rearrange(torch.cat(batches), "(b group) s c l -> b s (group c) l", b=num_mixtures)
     if not lacking:
         return estimates
-    last = num_channels - 1  # went in more than once: its copies are averaged
+    last = num_given - 1  # went in more than once: its copies are averaged
     averaged = estimates[:, :, last:].mean(dim=2, keepdim=True)
     return torch.cat([estimates[:, :, :last], averaged], dim=2)
 
