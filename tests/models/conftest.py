@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from frametx.models.asym_unet_mct import AsymUNetMCT
+from frametx.models.v10_temporal import V10Temporal
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,26 @@ ASYM_UNET_MCT: dict[str, Any] = {
     "normalizes_vocal_bands": True,
     "normalizes_output": True,
 }
+V10_TEMPORAL: dict[str, Any] = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "n_fft": 64,
+    "channels": 2,
+    "widths": [1, 2, 3],
+    "num_attention_maps": 1,
+    "map_widths": [1, 2, 3],
+    "num_heads": 2,
+    "expansion": 2,
+    "kernel_size": 3,
+    "projection_kernel_size": 3,
+    "num_taps": 3,
+    "dropout": 0.0,
+    "spares_single_maps": True,
+    "score_scale": "features",
+    "angle_precision": "float32",
+}
 NETWORKS: dict[str, Case] = {
+    "v10_temporal": Case(V10Temporal, V10_TEMPORAL),
     "asym_unet_mct": Case(AsymUNetMCT, ASYM_UNET_MCT),
     "asym_unet_mct, gated by queries": Case(AsymUNetMCT, ASYM_UNET_MCT, changes={"gate": "query"}),
 }
