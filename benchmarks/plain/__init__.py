@@ -35,8 +35,8 @@ PLAIN: dict[str, Callable[..., nn.Module]] = {
     "v10_temporal": PlainV10Temporal,
 }
 
-# A step of training at 1024 frames took 10 to 51 CPU seconds on one thread; v7 and asym_unet_mct were
-# only timed at 256 frames (6 and 21). Nothing is dropped, so that every run has the same numbers.
+# A step of training at 1024 frames took 10 to 51 CPU seconds on one thread; v7 and asym_unet_mct
+# were only timed at 256 frames (6 and 21). Nothing is dropped: every run has the same numbers.
 CASES: dict[str, dict[str, Any]] = {
     "v1": {"n_fft": 2048, "channels": 8, "num_heads": 8, "expansion": 4, "dropout": 0.0},
     "positionwise": {
