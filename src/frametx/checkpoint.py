@@ -81,6 +81,22 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no frametx checkpoint, damaged, or holds code.
     """
+    stored = read_file(path)
+    if not isinstance(stored, dict) or "frametx" not in stored or "state_dict" not in stored:
+        raise ValueError(
+            f"{path} is no frametx checkpoint: it has no config inside; "
+            "give a .ckpt that python -m frametx.train wrote"
+        )
+    return stored
+
+
+def read_file(path: Path | str) -> Any:
+    """What a checkpoint of any origin holds: tensors and plain values, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or holds code.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; give the path of a .ckpt file")
     try:
@@ -99,11 +115,6 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         raise ValueError(f"{path} is no checkpoint: it cannot be read as one") from error
     except (RuntimeError, EOFError, BadZipFile, LookupError, AttributeError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
-    if not isinstance(stored, dict) or "frametx" not in stored or "state_dict" not in stored:
-        raise ValueError(
-            f"{path} is no frametx checkpoint: it has no config inside; "
-            "give a .ckpt that python -m frametx.train wrote"
-        )
     return stored
 
 

@@ -16,6 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from frametx.data.tracks import Mixture
 from frametx.metrics.sdr import si_sdr, usdr
+from frametx.nn.block import recompute_blocks
+from frametx.nn.residual_scores import use_backend
 from frametx.separator import Separator
 from frametx.streaming import separate_waveform
 
@@ -54,6 +56,13 @@ class SeparationModule(L.LightningModule):
             one more ends the training.
         seed: of dropout.
         overlap: of chunks when whole tracks are separated in validation.
+        attention: backend of every attention that has the choice: `auto`, `fused` or
+            `materialised`, see `frametx.nn.residual_scores`.
+        recompute: keep of every block only what goes in and out, and run it again in backward:
+            much less memory for about a third more time, and the same numbers.
+
+    Raises:
+        ValueError: if there is no such backend, or nothing that could be run again.
     """
 
     def __init__(
@@ -68,8 +77,12 @@ class SeparationModule(L.LightningModule):
         max_nonfinite: int,
         seed: int,
         overlap: float,
+        attention: str,
+        recompute: bool,
     ) -> None:
         super().__init__()
+        use_backend(separator, attention)
+        recompute_blocks(separator, recomputes=recompute)
         self.automatic_optimization = False
         self.separator = separator
         self.loss = loss
