@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from frametx.models.asym_unet_mct import AsymUNetMCT
+from frametx.models.frame_transformer_v1 import FrameTransformerV1
 from frametx.models.v10_temporal import V10Temporal
 
 
@@ -83,7 +84,31 @@ V10_TEMPORAL: dict[str, Any] = {
     "score_scale": "features",
     "angle_precision": "float32",
 }
+FRAME_TRANSFORMER_V1: dict[str, Any] = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "n_fft": 64,
+    "channels": 2,
+    "widths": [1, 2, 3],
+    "num_heads": 2,
+    "expansion": 2,
+    "dropout": 0.0,
+    "score_scale": "features",
+    "angle_precision": "float32",
+    "shares_attention_norm": False,
+}
 NETWORKS: dict[str, Case] = {
+    "frame_transformer_v1": Case(FrameTransformerV1, FRAME_TRANSFORMER_V1),
+    "frame_transformer_v1, original": Case(
+        FrameTransformerV1,
+        FRAME_TRANSFORMER_V1,
+        unused=tuple(
+            f"decoder_transformers.{level}.layer.norm_memory.{name}"
+            for level in (0, 1)
+            for name in ("weight", "bias")
+        ),
+        changes={"shares_attention_norm": True},
+    ),
     "v10_temporal": Case(V10Temporal, V10_TEMPORAL),
     "asym_unet_mct": Case(AsymUNetMCT, ASYM_UNET_MCT),
     "asym_unet_mct, gated by queries": Case(AsymUNetMCT, ASYM_UNET_MCT, changes={"gate": "query"}),

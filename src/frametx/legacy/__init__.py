@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from frametx.legacy import asym_unet_mct, v10_temporal
+from frametx.legacy import asym_unet_mct, frame_transformer_v1, v10_temporal
 from frametx.legacy.layers import Weights
 
-VARIANTS: tuple[ModuleType, ...] = (asym_unet_mct, v10_temporal)
+VARIANTS: tuple[ModuleType, ...] = (asym_unet_mct, frame_transformer_v1, v10_temporal)
 
 
 class Converted(NamedTuple):
