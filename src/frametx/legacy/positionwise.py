@@ -60,7 +60,7 @@ def convert(state_dict: Weights, *, num_heads: int | None = None) -> tuple[dict[
 def _config(old: Weights) -> dict[str, Any]:
     levels = [f"enc{i + 1}_transformer." for i in range(count(old, r"enc(\d+)\."))]
     maps, features, _ = zip(
-        *(old[level + "attn.out_proj.weight_pw"].shape for level in levels), strict=True
+        *(old[level + "attn.q_proj.0.weight_pw"].shape for level in levels), strict=True
     )
     out_channels, channels = old["out"].shape
     return {
