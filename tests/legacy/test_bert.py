@@ -1,0 +1,33 @@
+"""What the files of Bert tell, and what they do not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from frametx import legacy
+from frametx.legacy import bert
+
+Fixture = Callable[[str], dict[str, Any]]
+
+
+def test_the_files_hyper_parameters_are_read_from_its_entries(reference: Fixture) -> None:
+    stored = reference("bert")
+    config, _ = bert.convert(stored["state_dict"], num_heads=4)
+    asked = {key: value for key, value in stored["config"].items() if key in config}
+    assert {"channels", "num_layers", "num_heads", "expansion", "n_fft"} <= asked.keys()
+    assert asked == {key: config[key] for key in asked}
+    assert config["encoder_features"] == stored["config"]["hidden_size"]
+    assert config["embedding_widths"] == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert config["embedding_kernel_size"] == 9
+
+
+def test_the_heads_must_be_given(reference: Fixture) -> None:
+    with pytest.raises(ValueError, match="num_heads leaves no trace"):
+        legacy.recognise(reference("bert")["state_dict"])
+
+
+def test_only_what_surrounds_the_encoders_learns(reference: Fixture) -> None:
+    network = legacy.build(reference("bert")["state_dict"], num_heads=4)
+    learning = {name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad}
+    assert learning == {"embedding", "embed", "out"}
