@@ -166,9 +166,9 @@ class Bert(nn.Module):
             self.register_load_state_dict_post_hook(_forget_missing_folder)
             return
         for ours, theirs in zip(self.layers, _encoder_layers(folder, config), strict=True):
-            weights = theirs.state_dict()
+            assert isinstance(ours, ParallelBertLayers)
             for layer in ours.maps:
-                layer.load_state_dict(weights)
+                layer.load_state_dict(theirs.state_dict())
 
 
 class ParallelBertLayers(Block):
