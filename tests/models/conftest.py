@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from frametx.models.asym_unet_mct import AsymUNetMCT
+from frametx.models.bert import Bert
 from frametx.models.frame_transformer_v1 import FrameTransformerV1
+from frametx.models.v3 import V3
 from frametx.models.v10_temporal import V10Temporal
 
 
@@ -97,6 +99,39 @@ FRAME_TRANSFORMER_V1: dict[str, Any] = {
     "angle_precision": "float32",
     "shares_attention_norm": False,
 }
+V3_SMALL: dict[str, Any] = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "n_fft": 64,
+    "channels": 3,
+    "num_layers": 3,
+    "num_heads": 4,
+    "expansion": 2,
+    "kernel_size": 3,
+    "embedding_kernel_size": 3,
+    "dropout": 0.0,
+    "head": "mask",
+    "score_scale": "features",
+    "angle_precision": "float32",
+    "normalizes_output": True,
+}
+BERT: dict[str, Any] = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "n_fft": 64,
+    "channels": 2,
+    "encoder_features": 24,
+    "num_layers": 2,
+    "num_heads": 4,
+    "expansion": 2,
+    "dropout": 0.0,
+    "norm_eps": 1e-5,
+    "embedding_widths": [2, 3],
+    "embedding_kernel_size": 3,
+    "score_scale": "features",
+    "pretrained": None,
+    "freezes_encoder": False,
+}
 NETWORKS: dict[str, Case] = {
     "frame_transformer_v1": Case(FrameTransformerV1, FRAME_TRANSFORMER_V1),
     "frame_transformer_v1, original": Case(
@@ -112,6 +147,9 @@ NETWORKS: dict[str, Case] = {
     "v10_temporal": Case(V10Temporal, V10_TEMPORAL),
     "asym_unet_mct": Case(AsymUNetMCT, ASYM_UNET_MCT),
     "asym_unet_mct, gated by queries": Case(AsymUNetMCT, ASYM_UNET_MCT, changes={"gate": "query"}),
+    "v3": Case(V3, V3_SMALL),
+    "bert": Case(Bert, BERT),
+    "bert, original": Case(Bert, BERT, changes={"freezes_encoder": True, "encoder_features": 32}),
 }
 
 
