@@ -48,8 +48,8 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## how fast the network's step is, beside a plain transcription of its spec
-	$(BIN)/python -m frametx.bench
+bench: setup ## speed and memory of everything, beside plain transcriptions; about an hour
+	$(BIN)/python -m frametx.bench bench.parts=[plain,attention,family,step,separate]
 
 lock: ## pin every version anew in requirements.txt
 	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev --no-emit-index-url --no-header --no-annotate -o requirements.txt pyproject.toml

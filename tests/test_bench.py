@@ -1,10 +1,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from frametx.bench import separate, step, table
+from frametx.bench import chain, memory, readable, separate, step, table
 
 Compose = Callable[..., DictConfig]
 
@@ -21,18 +22,39 @@ def test_a_step_and_a_separation_are_measured(compose_tiny: Compose, tmp_path: P
     cfg = bench_config(compose_tiny, tmp_path)
     (trained,), (separated,) = step(cfg), separate(cfg)
     for row in (trained, separated):
-        assert row["seconds"] > 0
-        assert row["peak_mb"] > 100
+        assert row["s"] > 0
+        assert row["peak MB"] > 100
     audio_seconds = 4 * 8 * 32 / 16_000  # four samples of nine frames
-    assert abs(trained["audio_s_per_s"] * trained["seconds"] - audio_seconds) < 1e-9
-    assert abs(separated["audio_s_per_s"] * separated["seconds"] - 1) < 1e-9
+    assert abs(trained["audio s per s"] * trained["s"] - audio_seconds) < 1e-9
+    assert abs(separated["audio s per s"] * separated["s"] - 1) < 1e-9
 
 
-def test_the_table_shows_how_many_times_less_ours_takes() -> None:
-    plain = {"what": "plain", "seconds": 6.0, "cpu_seconds": 12.0, "peak_mb": 300.0}
-    ours = {"what": "ours", "seconds": 2.0, "cpu_seconds": 3.0, "peak_mb": 200.0}
-    ours |= {"seconds_ratio": 3.0, "cpu_seconds_ratio": 4.0, "peak_mb_ratio": 1.5}
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_a_network_and_a_chain_of_attention_are_measured(
+    compose_tiny: Compose, tmp_path: Path, mode: str
+) -> None:
+    cfg = bench_config(compose_tiny, tmp_path)
+    cfg.bench.update({"of": 16, "memory": mode, "mode": mode, "backend": "fused"})
+    (network,), (attention,) = memory(cfg), chain(cfg)
+    weights_mb = network["parameters"] * (12 if mode == "train" else 4) / 2**20
+    assert network["memory_mb"] >= weights_mb
+    assert network["gflop_per_s"] > 0
+    assert attention["CPU s"] > 0
+
+
+def test_the_table_has_a_column_for_each_quantity() -> None:
     console = Console(width=120)
     with console.capture() as shown:
-        console.print(table([plain, ours]))
-    assert "2.000 (1/3.0)" in shown.get()
+        console.print(table("plain", [{"network": "v7", "frames": 256, "times faster": 1.5}]))
+    assert "times faster" in shown.get()
+    assert "1.50" in shown.get()
+
+
+def test_figures_have_three_digits_that_count() -> None:
+    assert [readable(x) for x in (0.01234, 1.5, 23.46, 1234.5, 256)] == [
+        "0.0123",
+        "1.50",
+        "23.5",
+        "1234",
+        "256",
+    ]

@@ -90,7 +90,7 @@ def refusal(tmp_path: Path, *arguments: str, stored: Any = None) -> str:
     file = tmp_path / "model.pth"
     if stored is not None:
         torch.save(stored, file)
-    with pytest.raises(ValueError, match=".") as refused:
+    with pytest.raises(ValueError, match=r".") as refused:
         converted(f"input={file}", f"output={tmp_path / 'out.ckpt'}", *arguments)
     assert not (tmp_path / "out.ckpt").exists()
     return str(refused.value)

@@ -1,13 +1,17 @@
 """python -m frametx.bench: seconds, memory and throughput of what frametx spends its time on.
 
-    plain      a network written down plainly from its spec, and ours with the same weights
+    plain      every network written down plainly from its spec, and ours with the same weights
+    family     parameters, work and memory of the presets of conf/model
+    attention  a chain of two layers of V10, scores in memory or in a fused kernel
     step       one optimiser step of the composed run: forward, loss, backward, AdamW
     separate   a minute of noise through the composed separator, chunk by chunk
 
-Every row is the median of a few runs after one that is not counted, and is measured in a process of
-its own, so that the peak memory is its own too.
+Every figure is the median of a few runs after one that is not counted, and is measured in a process
+of its own, so that the peak memory is its own too. Where others use the machine as well, believe
+the CPU seconds of one thread.
 """
 
+import gc
 import json
 import os
 import resource
@@ -24,44 +28,123 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 from frametx.config import hydra_main
+from frametx.nn.residual_scores import residual_attention
 from frametx.streaming import separate_waveform
 
 Row = dict[str, Any]
-PARTS = ("plain", "step", "separate")
+MEGABYTE = 1 << 20
+FLOAT_BYTES = 4
+ADAMW_BYTES = 8  # two moments of every parameter
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "measure.py"
 
 
-def plain_and_ours(cfg: DictConfig) -> list[Row]:
-    """Forward and backward of both networks at the size where the original was measured.
+def plain(cfg: DictConfig) -> list[Row]:
+    """Training step and inference of every network, plain and ours with the same weights.
 
     Raises:
         FileNotFoundError: outside a checkout, where there are no plain forms.
     """
-    script = Path(__file__).resolve().parents[2] / "benchmarks" / "plain_asym_unet_mct.py"
-    if not script.is_file():
+    if not SCRIPT.is_file():
         raise FileNotFoundError(
-            f"bench.parts=plain needs {script}: run it in a checkout of frametx, "
-            "or leave it out with bench.parts=[step,separate]"
+            f"bench.parts=plain needs {SCRIPT}: run it in a checkout of frametx, "
+            "or leave it out with bench.parts=[attention,step,separate]"
         )
     rows: list[Row] = []
-    for network in ("plain", "ours"):
-        command = [sys.executable, str(script), "--network", network]
-        for option in ("frames", "threads", "repeats"):
-            command += [f"--{option}", str(cfg.bench[option])]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        measured = json.loads(done.stdout)
-        rows.append(
-            {
-                "what": f"{network}: {cfg.bench.frames} frames",
-                "seconds": measured["seconds"],
-                "cpu_seconds": measured["cpu_seconds"],
-                "peak_mb": measured["peak_mb"],
-            }
-        )
-    for quantity in ("seconds", "cpu_seconds", "peak_mb"):
-        rows[1][f"{quantity}_ratio"] = rows[0][quantity] / rows[1][quantity]
+    for variant in cfg.bench.variants:
+        for mode in cfg.bench.modes:
+            for frames in cfg.bench.frames:
+                options = {"variant": variant, "mode": mode, "frames": frames}
+                options |= {"threads": cfg.bench.threads, "repeats": cfg.bench.repeats}
+                theirs, ours = (
+                    child([sys.executable, str(SCRIPT)], **options, network=network)
+                    for network in ("plain", "ours")
+                )
+                rows.append(
+                    {
+                        "network": variant,
+                        "mode": mode,
+                        "frames": frames,
+                        "plain CPU s": theirs["cpu_seconds"],
+                        "ours CPU s": ours["cpu_seconds"],
+                        "times faster": theirs["cpu_seconds"] / ours["cpu_seconds"],
+                        "plain MB": theirs["peak_mb"] - theirs["rest_mb"],
+                        "ours MB": ours["peak_mb"] - ours["rest_mb"],
+                    }
+                )
     return rows
+
+
+def family(cfg: DictConfig) -> list[Row]:
+    """Parameters, work and memory of every preset that `bench.models` names, one item at a time."""
+    rows: list[Row] = []
+    for model in cfg.bench.models:
+        row: Row = {"model": model}
+        for frames in cfg.bench.memory_frames:
+            measured = rerun("memory", f"model={model}", f"+bench.of={frames}")[0]
+            row |= {"M parameters": measured["parameters"] / 1e6}
+            row |= {"GFLOP per s of audio": measured["gflop_per_s"]}
+            row[f"MB at {frames}"] = measured["memory_mb"]
+        rows.append(row)
+    return rows
+
+
+def memory(cfg: DictConfig) -> list[Row]:
+    """What one network takes for one item: to separate it, or to learn from it with AdamW."""
+    frames, trains = cfg.bench.of, cfg.bench.memory == "train"
+    network = instantiate(cfg.model).train(trains).requires_grad_(trains)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    past = 1 + 2 * getattr(network, "num_past_crops", 0)
+    magnitude = torch.rand(1, past * cfg.audio.num_channels, network.num_bins, frames)
+    gc.collect()
+    rest = resident_mb()
+    with torch.inference_mode(not trains), FlopCounterMode(display=False) as counter:
+        logits = network(magnitude)
+    if trains:
+        logits.square().mean().backward()
+    per_parameter = FLOAT_BYTES + (ADAMW_BYTES if trains else 0)
+    seconds = frames * cfg.audio.hop_length / cfg.audio.sample_rate
+    return [
+        {
+            "parameters": parameters,
+            "gflop_per_s": counter.get_total_flops() / seconds / 1e9,
+            "memory_mb": max(0.0, peak_mb() - rest) + parameters * per_parameter / MEGABYTE,
+        }
+    ]
+
+
+def attention(cfg: DictConfig) -> list[Row]:
+    """A chain of two layers as V10 has it at n_fft 2048: time and memory of each backend."""
+    rows: list[Row] = []
+    for mode in cfg.bench.modes:
+        for frames in (*cfg.bench.frames, 2048):
+            for backend in ("materialised", "fused"):
+                named = (f"+bench.of={frames}", f"+bench.backend={backend}", f"+bench.mode={mode}")
+                row = {"mode": mode, "frames": frames, "backend": backend}
+                rows.append(row | rerun("chain", *named)[0])
+    return rows
+
+
+def chain(cfg: DictConfig) -> list[Row]:
+    """The chain with one backend; memory beyond the queries, keys and values themselves."""
+    layers = [torch.randn(3, 1, 1, 8, cfg.bench.of, 128).requires_grad_() for _ in range(2)]
+    rest = resident_mb()
+
+    def run() -> None:
+        scores, power = None, torch.zeros(())
+        for q, k, v in layers:
+            attended, scores = residual_attention(
+                q, k, v, scale=1024**-0.5, scores=scores, backend=cfg.bench.backend
+            )
+            power = power + attended.square().mean()
+        if cfg.bench.mode == "train":
+            power.backward()
+
+    with torch.inference_mode(cfg.bench.mode == "infer"):
+        row = measured(run, repeats=cfg.bench.repeats)
+    return [{"CPU s": row["CPU s"], "MB": max(0.0, row["peak MB"] - rest)}]
 
 
 def step(cfg: DictConfig) -> list[Row]:
@@ -85,7 +168,7 @@ def step(cfg: DictConfig) -> list[Row]:
     row = measured(run, repeats=cfg.bench.repeats)
     audio_seconds = stage.samples_per_step * length / separator.sample_rate
     what = f"step: {stage.samples_per_step} x {stage.frames} frames"
-    return [{"what": what, **row, "audio_s_per_s": audio_seconds / row["seconds"]}]
+    return [{"what": what, **row, "audio s per s": audio_seconds / row["s"]}]
 
 
 def separate(cfg: DictConfig) -> list[Row]:
@@ -100,7 +183,7 @@ def separate(cfg: DictConfig) -> list[Row]:
 
     row = measured(run, repeats=cfg.bench.repeats)
     what = f"separate {cfg.bench.seconds} s at {separator.sample_rate} Hz"
-    return [{"what": what, **row, "audio_s_per_s": cfg.bench.seconds / row["seconds"]}]
+    return [{"what": what, **row, "audio s per s": cfg.bench.seconds / row["s"]}]
 
 
 def measured(run: Callable[[], None], *, repeats: int) -> Row:
@@ -112,54 +195,94 @@ def measured(run: Callable[[], None], *, repeats: int) -> Row:
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
     return {
-        "seconds": statistics.median(seconds[1:]),
-        "cpu_seconds": statistics.median(cpu_seconds[1:]),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "s": statistics.median(seconds[1:]),
+        "CPU s": statistics.median(cpu_seconds[1:]),
+        "peak MB": peak_mb(),
     }
 
 
-def in_a_process_of_its_own(part: str) -> list[Row]:
-    """Run this command again for one part, and read the rows it prints."""
-    command = [sys.executable, "-m", "frametx.bench", *sys.argv[1:], f"bench.parts=[{part}]"]
-    child = {**os.environ, "FRAMETX_BENCH_CHILD": "1"}
-    done = subprocess.run(command, env=child, capture_output=True, text=True)
+def peak_mb() -> float:
+    """The most memory this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEGABYTE
+
+
+def resident_mb() -> float:
+    """The memory this process holds now, in MB; Linux only."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
+
+
+# `memory` and `chain` are what `family` and `attention` run again and again
+PARTS: dict[str, Callable[[DictConfig], list[Row]]] = {
+    "plain": plain,
+    "family": family,
+    "attention": attention,
+    "step": step,
+    "separate": separate,
+}
+INNER = {"memory": memory, "chain": chain}
+
+
+def rerun(part: str, *overrides: str) -> list[Row]:
+    """Run this command again for one part in a process of its own, and read the rows it prints."""
+    command = [sys.executable, "-m", "frametx.bench", *sys.argv[1:], *overrides]
+    return child([*command, f"bench.parts=[{part}]"])
+
+
+def child(command: list[str], **options: Any) -> Any:
+    """What a process prints as JSON in its last line.
+
+    Raises:
+        ValueError: if it fails, with what it said.
+    """
+    for name, value in options.items():
+        command = [*command, f"--{name}", str(value)]
+    environment = {**os.environ, "FRAMETX_BENCH_CHILD": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError(f"bench.parts={part} failed: {done.stderr.strip()}")
+        said = done.stderr.strip().splitlines()
+        reason = said[-1] if said else f"exit code {done.returncode}"
+        raise ValueError(f"{' '.join(command[1:])} failed: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(rows: list[Row]) -> Table:
-    """All rows; a ratio stands behind the figure it belongs to."""
-    shown = Table()
-    for heading in ("what", "s", "CPU s", "peak MB", "audio s per s"):
+def table(part: str, rows: list[Row]) -> Table:
+    """All rows of a part, a column for each quantity."""
+    shown = Table(title=part, title_justify="left")
+    for heading in rows[0]:
         shown.add_column(heading, no_wrap=True)
     for row in rows:
-        cells: list[str] = []
-        for quantity, digits in (("seconds", 3), ("cpu_seconds", 3), ("peak_mb", 0)):
-            ratio = row.get(f"{quantity}_ratio")
-            cells.append(f"{row[quantity]:.{digits}f}" + (f" (1/{ratio:.1f})" if ratio else ""))
-        audio = f"{row['audio_s_per_s']:.1f}" if "audio_s_per_s" in row else ""
-        shown.add_row(row["what"], *cells, audio)
+        shown.add_row(*(readable(value) for value in row.values()))
     return shown
+
+
+def readable(value: Any) -> str:
+    """A figure with three digits that count."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 @hydra_main("bench")
 def main(cfg: DictConfig) -> None:
-    """Measure the parts asked for, print a table, write a JSON."""
-    unknown = [part for part in cfg.bench.parts if part not in PARTS]
+    """Measure the parts asked for, print a table of each, write a JSON."""
+    unknown = [part for part in cfg.bench.parts if part not in PARTS | INNER]
     if unknown:
         raise ValueError(f"bench.parts={unknown}: there is {', '.join(PARTS)}")
-    measure = {"plain": plain_and_ours, "step": step, "separate": separate}
     if os.environ.get("FRAMETX_BENCH_CHILD"):
         torch.set_num_threads(cfg.bench.threads)
-        print(json.dumps(measure[cfg.bench.parts[0]](cfg)))
+        print(json.dumps((PARTS | INNER)[cfg.bench.parts[0]](cfg)))
         return
-    rows = [row for part in cfg.bench.parts for row in in_a_process_of_its_own(part)]
-    Console(width=max(Console().width, 100)).print(table(rows))
+    console = Console(width=max(Console().width, 100))
+    rows: dict[str, list[Row]] = {}
     output = Path(cfg.bench.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"threads": cfg.bench.threads, "torch": str(torch.__version__)}
-    output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    for part in cfg.bench.parts:
+        composes = part in ("plain", "family", "attention")  # these start processes themselves
+        rows[part] = PARTS[part](cfg) if composes else rerun(part)
+        console.print(table(part, rows[part]))
+        output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
     print(f"written: {output}")
 
 
