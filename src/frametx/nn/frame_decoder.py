@@ -30,7 +30,8 @@ class FrameDecoder(Block):
     ) -> Float[Tensor, "B C_out T F"]:
         """Join what comes from below to the encoder's maps."""
         if self.rounds_interpolation:
-            larger = _interpolated(x.half(), skip.shape[2:]).bfloat16().to(skip.dtype)
+            # along both axes, as the original: in half precision the kernels round differently
+            larger = _bilinear(x.half(), skip.shape[2:]).bfloat16().to(skip.dtype)
         else:
             larger = _interpolated(x, skip.shape[2:])
         return self.body(torch.cat([skip, larger] if self.skip_first else [larger, skip], 1))
@@ -38,7 +39,11 @@ class FrameDecoder(Block):
 
 def _interpolated(x: Float[Tensor, "B C T_in F_in"], size: torch.Size) -> Float[Tensor, "B C T F"]:
     if x.shape[2] != size[0]:
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+        return _bilinear(x, size)
     # frames stay, so it is interpolation along a line, with the maps' frames as its channels
     larger = F.interpolate(x.flatten(1, 2), size=size[1], mode="linear", align_corners=True)
     return larger.unflatten(1, x.shape[1:3])
+
+
+def _bilinear(x: Float[Tensor, "B C T_in F_in"], size: torch.Size) -> Float[Tensor, "B C T F"]:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
