@@ -11,6 +11,7 @@ from frametx.models.asym_unet_mct import AsymUNetMCT
 from frametx.models.bert import Bert
 from frametx.models.frame_transformer_v1 import FrameTransformerV1
 from frametx.models.v3 import V3
+from frametx.models.v7 import V7
 from frametx.models.v10_temporal import V10Temporal
 
 
@@ -132,6 +133,23 @@ BERT: dict[str, Any] = {
     "pretrained": None,
     "freezes_encoder": False,
 }
+V7_SMALL: dict[str, Any] = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "n_fft": 64,
+    "channels": 2,
+    "widths": [1, 2, 3],
+    "num_attention_maps": 2,
+    "num_heads": 4,
+    "num_bottom_heads": 2,
+    "expansions": [12, 10, 8],
+    "dropout": 0.0,
+    "embedding_widths": [2, 3],
+    "embedding_kernel_size": 5,
+    "mixes_encoder_hidden": True,
+    "score_scale": "features",
+    "angle_precision": "float32",
+}
 NETWORKS: dict[str, Case] = {
     "frame_transformer_v1": Case(FrameTransformerV1, FRAME_TRANSFORMER_V1),
     "frame_transformer_v1, original": Case(
@@ -150,6 +168,7 @@ NETWORKS: dict[str, Case] = {
     "v3": Case(V3, V3_SMALL),
     "bert": Case(Bert, BERT),
     "bert, original": Case(Bert, BERT, changes={"freezes_encoder": True, "encoder_features": 32}),
+    "v7": Case(V7, V7_SMALL),
 }
 
 

@@ -118,6 +118,11 @@ def linear(old: Weights) -> Weights:
     return new
 
 
+def mixed_linear(old: Weights) -> Weights:
+    """A linear layer per map that must be mixed."""
+    return {"weight": old.pop("weight_pw"), "mixing": old.pop("weight_dw")}
+
+
 def conv(old: Weights) -> Weights:
     """A 2-d convolution, with or without a bias."""
     new = {"weight": old.pop("weight").mT.contiguous()}
