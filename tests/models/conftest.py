@@ -12,6 +12,7 @@ from frametx.models.bert import Bert
 from frametx.models.frame_transformer_v1 import FrameTransformerV1
 from frametx.models.v3 import V3
 from frametx.models.v7 import V7
+from frametx.models.v8 import V8
 from frametx.models.v10_temporal import V10Temporal
 
 
@@ -150,6 +151,21 @@ V7_SMALL: dict[str, Any] = {
     "score_scale": "features",
     "angle_precision": "float32",
 }
+V8_SMALL: dict[str, Any] = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "n_fft": 64,
+    "channels": 2,
+    "widths": [1, 2, 3],
+    "num_attention_maps": 1,
+    "num_heads": 4,
+    "expansions": [34, 20, 12],
+    "attention_kernel_size": 3,
+    "dropout": 0.0,
+    "score_scale": "features",
+    "angle_precision": "float32",
+    "rounds_upsampling": False,
+}
 NETWORKS: dict[str, Case] = {
     "frame_transformer_v1": Case(FrameTransformerV1, FRAME_TRANSFORMER_V1),
     "frame_transformer_v1, original": Case(
@@ -169,6 +185,7 @@ NETWORKS: dict[str, Case] = {
     "bert": Case(Bert, BERT),
     "bert, original": Case(Bert, BERT, changes={"freezes_encoder": True, "encoder_features": 32}),
     "v7": Case(V7, V7_SMALL),
+    "v8": Case(V8, V8_SMALL),
 }
 
 

@@ -14,10 +14,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from frametx.legacy import asym_unet_mct, bert, frame_transformer_v1, v3, v7, v10_temporal
+from frametx.legacy import asym_unet_mct, bert, frame_transformer_v1, v3, v7, v8, v10_temporal
 from frametx.legacy.layers import Weights
 
-VARIANTS: tuple[ModuleType, ...] = (asym_unet_mct, bert, frame_transformer_v1, v3, v10_temporal, v7)
+VARIANTS: tuple[ModuleType, ...] = (
+    asym_unet_mct,
+    bert,
+    frame_transformer_v1,
+    v3,
+    v10_temporal,
+    v7,
+    v8,
+)
 
 
 class Converted(NamedTuple):
