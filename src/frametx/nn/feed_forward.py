@@ -5,7 +5,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frametx.nn.convolve import convolve
+from frametx.nn.convolve import convolve_twice
 from frametx.nn.multichannel_linear import MultichannelLinear
 
 
@@ -84,4 +84,4 @@ class ConvolutionalFeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C_out T F"]:
         """Expand, activate, contract."""
-        return convolve(self.activation(convolve(x, self.expand)), self.contract)
+        return convolve_twice(x, self.expand, self.activation, self.contract)

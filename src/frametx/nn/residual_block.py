@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from frametx.nn.block import Block
-from frametx.nn.convolve import convolve
+from frametx.nn.convolve import convolve_twice
 from frametx.nn.norm import MultichannelLayerNorm
 from frametx.nn.pointwise_conv import PointwiseConv
 from frametx.nn.squared_relu import squared_relu
@@ -63,8 +63,7 @@ class ResBlock(Block):
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C_out T_out F_out"]:
         """Branch and shortcut, summed."""
-        branch = convolve(self.norm(x), self.conv_in)
-        branch = convolve(self.activation(branch), self.conv_out)
+        branch = convolve_twice(self.norm(x), self.conv_in, self.activation, self.conv_out)
         frames, bins = self.stride
         kept = x if self.stride == (1, 1) else x[:, :, ::frames, ::bins]
         return self.shortcut(kept) + self.dropout(branch)
