@@ -33,6 +33,17 @@ def test_depthwise_equals_the_grouped_convolution(num_features: int, num_channel
     torch.testing.assert_close(depthwise_conv2d(x, weight, bias), expected)
 
 
+@pytest.mark.parametrize("num_features", [32, 5])
+def test_several_kernels_of_a_map_equal_a_convolution_of_the_repeated_maps(
+    num_features: int,
+) -> None:
+    x = torch.randn(2, 3, 6, num_features, dtype=torch.float64)
+    weight = torch.randn(6, 1, 5, 3, dtype=torch.float64)
+    bias = torch.randn(6, dtype=torch.float64)
+    expected = F.conv2d(x.repeat(1, 2, 1, 1), weight, bias, padding=(2, 1), groups=6)
+    torch.testing.assert_close(depthwise_conv2d(x, weight, bias), expected)
+
+
 def test_its_gradients_are_those_of_the_convolution() -> None:
     inputs = (torch.randn(2, 2, 5, 32), torch.randn(2, 1, 3, 5), torch.randn(2))
     inputs = tuple(x.double().requires_grad_() for x in inputs)

@@ -22,18 +22,32 @@ BLOCK = 16  # bins folded into channels
 
 def depthwise_conv2d(
     x: Float[Tensor, "B C T F"],
-    weight: Float[Tensor, "C 1 K_t K_f"],
-    bias: Float[Tensor, " C"] | None,
-) -> Float[Tensor, "B C T F"]:
-    """Convolve every map with its own odd-sized kernel, same size out."""
-    if not can_fold(x, weight):
-        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
-        return F.conv2d(x, weight, bias, padding=padding, groups=len(weight))
-    maps = [
-        folded_conv2d(x[:, c : c + 1], weight[c : c + 1], None if bias is None else bias[c : c + 1])
-        for c in range(len(weight))
-    ]
-    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+    weight: Float[Tensor, "PC 1 K_t K_f"],
+    bias: Float[Tensor, " PC"] | None,
+) -> Float[Tensor, "B PC T F"]:
+    """Convolve every map with odd-sized kernels of its own, same size out.
+
+    Kernel p * C + c is the p-th of map c; most often there is one for every map. A map's kernels
+    run together, and the map is not copied for them.
+    """
+    num_channels = x.shape[1]
+    weight = weight.unflatten(0, (-1, num_channels))
+    bias = None if bias is None else bias.unflatten(0, (-1, num_channels))
+    if can_fold(x, weight[0]):
+        maps = [
+            folded_conv2d(x[:, c : c + 1], weight[:, c], None if bias is None else bias[:, c])
+            for c in range(num_channels)
+        ]
+        return maps[0] if len(maps) == 1 else torch.stack(maps, 2).flatten(1, 2)
+    padding = (weight.shape[-2] // 2, weight.shape[-1] // 2)
+    y = F.conv2d(
+        x,
+        weight.transpose(0, 1).flatten(0, 1),
+        None if bias is None else bias.T.flatten(),
+        padding=padding,
+        groups=num_channels,
+    )
+    return y.unflatten(1, (num_channels, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def can_fold(x: Float[Tensor, "B C T F"], weight: Float[Tensor, "C_out C_in K_t K_f"]) -> bool:

@@ -110,9 +110,7 @@ class FrameProjection(nn.Module):
         assert self.conv is not None
         if not self.is_depthwise:
             return convolve(x, self.conv, weight=self._kernel())
-        # P kernels for every map, in the order of the projections: the maps, repeated P times
-        repeated = x.repeat(1, self.num_projections, 1, 1)
-        return depthwise_conv2d(repeated, self.conv.weight, self.conv.bias)
+        return depthwise_conv2d(x, self.conv.weight, self.conv.bias)
 
     def _kernel(self) -> Float[Tensor, "PC C_in K_t K_f"]:
         assert self.conv is not None
