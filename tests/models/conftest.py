@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from frametx.models.asym_unet_mct import AsymUNetMCT
 from frametx.models.bert import Bert
 from frametx.models.frame_transformer_v1 import FrameTransformerV1
+from frametx.models.v10_temporal import V10Temporal
+from frametx.models.v2b import V2b
 from frametx.models.v3 import V3
 from frametx.models.v7 import V7
 from frametx.models.v8 import V8
-from frametx.models.v10_temporal import V10Temporal
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,37 @@ V8_SMALL: dict[str, Any] = {
     "angle_precision": "float32",
     "rounds_upsampling": False,
 }
+V2B: dict[str, Any] = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "n_fft": 32,
+    "channels": 2,
+    "widths": [1, 2, 3],
+    "num_linear_levels": 2,
+    "num_attention_maps": 2,
+    "num_heads": 2,
+    "expansion": 2,
+    "dropout": 0.0,
+    "attention_kernel_size": 5,
+    "feed_forward_kernel_size": 3,
+    "embedding_widths": [2],
+    "embedding_kernel_size": 5,
+    "has_sinusoids": True,
+    "score_scale": "features",
+    "angle_precision": "float32",
+}
 NETWORKS: dict[str, Case] = {
+    "v2b": Case(V2b, V2B),
+    "v2b, without sinusoids": Case(
+        V2b,
+        V2B,
+        changes={
+            "has_sinusoids": False,
+            "num_attention_maps": 1,
+            "widths": [1, 2],
+            "num_linear_levels": 0,
+        },
+    ),
     "frame_transformer_v1": Case(FrameTransformerV1, FRAME_TRANSFORMER_V1),
     "frame_transformer_v1, original": Case(
         FrameTransformerV1,
