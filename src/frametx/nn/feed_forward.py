@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from frametx.nn.convolve import convolve_twice
-from frametx.nn.multichannel_linear import MultichannelLinear
+from frametx.nn.multichannel_linear import MultichannelLinear, mix_maps
+from frametx.nn.recomputed_feed_forward import recomputed_feed_forward
 
 
 class LinearFeedForward(nn.Module):
@@ -20,6 +21,9 @@ class LinearFeedForward(nn.Module):
         out_channels: maps that go out; None is as many as come in.
         mixes_hidden: the first layer mixes the maps, before the activation.
         mixes_output: the second layer mixes the maps; implied where their number changes.
+        keeps_hidden: False makes the hidden features again in the backward pass, which takes less
+            memory, and less time too where they are many times as many as come in; not possible
+            with `mixes_hidden`.
     """
 
     def __init__(
@@ -32,8 +36,11 @@ class LinearFeedForward(nn.Module):
         out_channels: int | None = None,
         mixes_hidden: bool = False,
         mixes_output: bool = False,
+        keeps_hidden: bool = True,
     ) -> None:
         super().__init__()
+        assert keeps_hidden or not mixes_hidden, "maps are made again one by one, so none are mixed"
+        self.keeps_hidden = keeps_hidden
         self.activation = activation
         self.expand = MultichannelLinear(
             num_channels=num_channels,
@@ -51,7 +58,16 @@ class LinearFeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C_out T F"]:
         """Expand, activate, contract."""
-        return self.contract(self.activation(self.expand(x)))
+        if self.keeps_hidden:
+            return self.contract(self.activation(self.expand(x)))
+        y = recomputed_feed_forward(
+            x.transpose(0, 1).flatten(1, 2),
+            self.expand.weight,
+            self.contract.weight,
+            self.activation,
+        )
+        y = y.unflatten(1, (len(x), -1)).transpose(0, 1)
+        return y if self.contract.mixing is None else mix_maps(y, self.contract.mixing)
 
 
 class ConvolutionalFeedForward(nn.Module):

@@ -47,9 +47,18 @@ class MultichannelLinear(nn.Module):
         y = linear_per_channel(x, self.weight)
         if self.mixing is None:
             return y
-        # the maps are outermost in memory: one product, of nothing copied
-        mixed = self.mixing @ y.transpose(0, 1).flatten(1)
-        return mixed.unflatten(1, (len(y), *y.shape[2:])).transpose(0, 1)
+        return mix_maps(y, self.mixing)
+
+
+def mix_maps(
+    x: Float[Tensor, "B C T F"], mixing: Float[Tensor, "C_out C"]
+) -> Float[Tensor, "B C_out T F"]:
+    """One matrix over the maps, the same at every frame and feature.
+
+    Behind `linear_per_channel` the maps are outermost in memory: one product, of nothing copied.
+    """
+    mixed = mixing @ x.transpose(0, 1).flatten(1)
+    return mixed.unflatten(1, (len(x), *x.shape[2:])).transpose(0, 1)
 
 
 def linear_per_channel(
