@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from frametx.models.asym_unet_mct import AsymUNetMCT
 from frametx.models.bert import Bert
 from frametx.models.frame_transformer_v1 import FrameTransformerV1
-from frametx.models.v10_temporal import V10Temporal
+from frametx.models.positionwise import Positionwise
 from frametx.models.v2b import V2b
 from frametx.models.v3 import V3
 from frametx.models.v7 import V7
 from frametx.models.v8 import V8
+from frametx.models.v9_patch import V9Patch
+from frametx.models.v10_temporal import V10Temporal
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Case:
         torch.manual_seed(1)
         num_bins = self.config["n_fft"] // 2
         frames = self.frames[0] if frames is None else frames
-        return torch.rand(batch, self.config["in_channels"], num_bins, frames)
+        num_crops = 1 + 2 * self.config.get("num_past_crops", 0)
+        return torch.rand(batch, self.config["in_channels"] * num_crops, num_bins, frames)
 
 
 ASYM_UNET_MCT: dict[str, Any] = {
@@ -135,6 +138,25 @@ BERT: dict[str, Any] = {
     "pretrained": None,
     "freezes_encoder": False,
 }
+V2B: dict[str, Any] = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "n_fft": 32,
+    "channels": 2,
+    "widths": [1, 2, 3],
+    "num_linear_levels": 2,
+    "num_attention_maps": 2,
+    "num_heads": 2,
+    "expansion": 2,
+    "dropout": 0.0,
+    "attention_kernel_size": 5,
+    "feed_forward_kernel_size": 3,
+    "embedding_widths": [2],
+    "embedding_kernel_size": 5,
+    "has_sinusoids": True,
+    "score_scale": "features",
+    "angle_precision": "float32",
+}
 V7_SMALL: dict[str, Any] = {
     "in_channels": 2,
     "out_channels": 3,
@@ -167,26 +189,41 @@ V8_SMALL: dict[str, Any] = {
     "angle_precision": "float32",
     "rounds_upsampling": False,
 }
-V2B: dict[str, Any] = {
+POSITIONWISE: dict[str, Any] = {
     "in_channels": 2,
     "out_channels": 3,
-    "n_fft": 32,
+    "n_fft": 64,
     "channels": 2,
     "widths": [1, 2, 3],
-    "num_linear_levels": 2,
-    "num_attention_maps": 2,
-    "num_heads": 2,
-    "expansion": 2,
+    "num_heads": [4, 2, 1],
+    "expansion_factor": 2,
+    "num_taps": 3,
     "dropout": 0.0,
-    "attention_kernel_size": 5,
-    "feed_forward_kernel_size": 3,
-    "embedding_widths": [2],
-    "embedding_kernel_size": 5,
-    "has_sinusoids": True,
+    "input_range": [-1.0, 1.0],
     "score_scale": "features",
+    "angle_precision": "float32",
+    "skips_join_dropout": False,
+    "has_unused_norms": True,
+}
+V9_PATCH: dict[str, Any] = {
+    "in_channels": 2,
+    "num_past_crops": 1,
+    "out_channels": 3,
+    "n_fft": 64,
+    "channels": 2,
+    "widths": [1, 2, 3],
+    "num_layers": 2,
+    "chunk_size": 4,
+    "num_heads": 2,
+    "expansion": 12,
+    "kernel_size": 3,
+    "dropout": 0.0,
+    "score_scale": "chunk",
     "angle_precision": "float32",
 }
 NETWORKS: dict[str, Case] = {
+    "v9_patch": Case(V9Patch, V9_PATCH, frames=(48, 16, 64)),
+    "positionwise": Case(Positionwise, POSITIONWISE),
     "v2b": Case(V2b, V2B),
     "v2b, without sinusoids": Case(
         V2b,

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from frametx.models.positionwise import Positionwise
+from frametx.nn.multichannel_attention import MultichannelMultiheadAttention
 
 SMALL: dict[str, Any] = {
     "in_channels": 2,
@@ -94,8 +95,8 @@ def test_a_frame_hears_the_last_one() -> None:
 
 @torch.no_grad()
 def test_only_the_lower_half_of_every_head_knows_positions() -> None:
-    """With a single pair per head turned, tokens 0 and 1 differ in nothing else."""
-    attention = small().encoder_transformers[0].attention
+    attention = small().get_submodule("encoder_transformers.0.attention")
+    assert isinstance(attention, MultichannelMultiheadAttention)
     x = torch.ones(1, 1, 1, 2, 8)
     turned = attention.rotary(x)[..., 1, :]
     assert (turned != 1).nonzero()[:, -1].tolist() == [0, 1, 2, 3]

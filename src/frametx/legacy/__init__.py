@@ -14,18 +14,31 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from frametx.legacy import asym_unet_mct, bert, frame_transformer_v1, v10_temporal, v2b, v3, v7, v8
+from frametx.legacy import (
+    asym_unet_mct,
+    bert,
+    frame_transformer_v1,
+    positionwise,
+    v2b,
+    v3,
+    v7,
+    v8,
+    v9_patch,
+    v10_temporal,
+)
 from frametx.legacy.layers import Weights
 
 VARIANTS: tuple[ModuleType, ...] = (
     asym_unet_mct,
     bert,
     frame_transformer_v1,
+    positionwise,
     v10_temporal,
     v2b,
     v3,
     v7,
     v8,
+    v9_patch,
 )
 
 
