@@ -103,6 +103,7 @@ def test_thirty_steps_on_one_batch_halve_the_loss(case: Case) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_exported_for_a_number_of_frames_it_returns_the_same_logits(case: Case) -> None:
     network, x = case.build(), case.magnitude(batch=1)
     exported = torch.export.export(network, (torch.zeros_like(x),))

@@ -24,11 +24,11 @@ from frametx.nn.blocked_attention import blocked_attention
 
 Backend = Literal["auto", "fused", "materialised"]
 
-# What `auto` decides by, measured on a CPU (8 heads of 128 features, one thread): below so many
-# tokens the matrix is as fast, and a chain wider than its last layer by so many features costs
-# more in products than it saves in memory traffic.
-_CPU_MIN_TOKENS = {"train": 512, "infer": 192}
-_CPU_MAX_EXTRA_FEATURES = {"train": 128, "infer": 320}
+# What `auto` decides by, measured on a CPU (8 heads, one thread). A matrix costs 2 to 6 ns a score for
+# memory traffic, the more the less of it a cache holds, and the products of one layer; a fused
+# kernel 3 ns, and the products of the whole chain: 0.02 ns a feature, in training 0.1.
+_CPU_MIN_TOKENS = {"train": 1024, "infer": 768}
+_CPU_MAX_EXTRA_FEATURES = {"train": 0, "infer": 128}  # of the chain beyond its last layer
 _GPU_MAX_FEATURES = 256  # of a head in the fast fused kernels; not measured by us
 
 
