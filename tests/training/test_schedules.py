@@ -46,3 +46,13 @@ def test_bad_values_are_named() -> None:
         schedule("cosine", warmup=1000)
     with pytest.raises(ValueError, match=r"floor=1\.5"):
         schedule("cosine", floor=1.5)
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup"), [(1, 0), (2, 0), (300, 30), (10_000, 1000), (10**6, 1000)]
+)
+def test_a_warm_up_left_open_fits_into_any_training(total: int, warmup: int) -> None:
+    schedule = WarmupDecay(
+        warmup_steps=None, total_steps=total, shape="cosine", power=1.0, floor=0.0
+    )
+    assert schedule.warmup_steps == warmup

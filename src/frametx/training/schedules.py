@@ -18,7 +18,8 @@ class WarmupDecay:
     (specs/training.md section 3).
 
     Args:
-        warmup_steps: optimiser steps of the rise; step 0 already has 1 / (warmup_steps + 1).
+        warmup_steps: optimiser steps of the rise; step 0 already has 1 / (warmup_steps + 1). None
+            is 1000, or a tenth of a training shorter than 10 000 steps.
         total_steps: optimiser steps after which the factor stays at `floor`.
         shape: of the fall.
         power: exponent of the polynomial; 1 is a straight line.
@@ -31,7 +32,7 @@ class WarmupDecay:
     def __init__(
         self,
         *,
-        warmup_steps: int,
+        warmup_steps: int | None,
         total_steps: int,
         shape: Literal["cosine", "polynomial", "constant"],
         power: float,
@@ -39,6 +40,8 @@ class WarmupDecay:
     ) -> None:
         if shape not in ("cosine", "polynomial", "constant"):
             raise ValueError(f"scheduler.shape={shape} must be cosine, polynomial or constant")
+        if warmup_steps is None:
+            warmup_steps = min(1000, total_steps // 10)
         if not 0 <= warmup_steps < total_steps:
             raise ValueError(
                 f"scheduler.warmup_steps={warmup_steps} must be below "
