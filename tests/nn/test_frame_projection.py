@@ -60,3 +60,22 @@ def test_one_tap_mixes_the_maps_and_no_tap_leaves_them() -> None:
     x = torch.randn(2, 2, 5, 4)
     expected = torch.einsum("bpctf,pdc->bpdtf", plain(x), mixed.taps[..., 0])
     torch.testing.assert_close(mixed(x), expected)
+
+
+def test_maps_read_twice_are_as_maps_that_come_twice() -> None:
+    project = FrameProjection(
+        num_channels=2,
+        num_features=4,
+        num_projections=2,
+        in_channels=5,
+        conv_kernel=3,
+        num_repeated=2,
+    )
+    assert project.conv is not None
+    assert project.conv.in_channels == 7
+    copied = FrameProjection(
+        num_channels=2, num_features=4, num_projections=2, in_channels=7, conv_kernel=3
+    )
+    copied.load_state_dict(project.state_dict())
+    x = torch.randn(2, 5, 6, 4)
+    torch.testing.assert_close(project(x), copied(torch.cat([x, x[:, -2:]], 1)))
