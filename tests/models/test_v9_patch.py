@@ -129,5 +129,5 @@ def test_bins_that_make_no_whole_patches_are_refused() -> None:
 
 
 def test_missing_past_crops_are_told() -> None:
-    with pytest.raises(ValueError, match="1 channels, the network reads 5: .* of 2 crops before"):
+    with pytest.raises(ValueError, match=r"1 channels, the network reads 5: .* of 2 crops before"):
         small(num_past_crops=2)(magnitude())
