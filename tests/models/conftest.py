@@ -208,6 +208,7 @@ POSITIONWISE: dict[str, Any] = {
 V9_PATCH: dict[str, Any] = {
     "in_channels": 2,
     "num_past_crops": 1,
+    "crop_frames": 16,
     "out_channels": 3,
     "n_fft": 64,
     "channels": 2,

@@ -8,6 +8,7 @@ from frametx.models.v9_patch import V9Patch
 SMALL: dict[str, Any] = {
     "in_channels": 1,
     "num_past_crops": 0,
+    "crop_frames": 16,
     "out_channels": 1,
     "n_fft": 64,
     "channels": 2,
@@ -25,6 +26,7 @@ SMALL: dict[str, Any] = {
 RELEASED: dict[str, Any] = SMALL | {
     "in_channels": 2,
     "num_past_crops": 2,
+    "crop_frames": 16,
     "out_channels": 2,
     "n_fft": 2048,
     "channels": 16,

@@ -35,7 +35,8 @@ _block_of_convolutions = res_block(norm_name="norm1", shortcut_name="idt")
 def convert(state_dict: Weights, *, num_heads: int | None = None) -> tuple[dict[str, Any], Weights]:
     """Arguments of `V9Patch`, and the weights to load into it.
 
-    No entry is as large as the bins are many: `n_fft` is the released network's, 2048.
+    Bins and crops leave no trace: `n_fft` is the released network's, 2048, and crops are as long as
+    it was run with, 4096 frames.
 
     Args:
         state_dict: of the original network.
@@ -78,6 +79,7 @@ def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
     return {
         "in_channels": out_channels,
         "num_past_crops": num_crops // 2,
+        "crop_frames": 4096,
         "out_channels": out_channels,
         "n_fft": 2048,
         "channels": channels,

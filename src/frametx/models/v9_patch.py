@@ -49,6 +49,8 @@ class V9Patch(nn.Module):
         in_channels: audio channels of one crop.
         num_past_crops: crops before the current one that are read; 0 makes it a network without
             memory.
+        crop_frames: frames of a crop: the separator cuts what is longer, and shows as many frames
+            of every past crop as the current one has.
         out_channels: channels of logits: stems times audio channels.
         n_fft: of the STFT; the network takes the `n_fft // 2` bins below the Nyquist bin.
         channels: maps for every unit of `widths`.
@@ -67,6 +69,7 @@ class V9Patch(nn.Module):
     Attributes:
         num_bins: bins that `forward` takes and returns.
         num_past_crops: as given, for the separator.
+        crop_frames: likewise.
         frame_multiple: `forward` takes any multiple of so many frames.
 
     Raises:
@@ -79,6 +82,7 @@ class V9Patch(nn.Module):
         *,
         in_channels: int,
         num_past_crops: int,
+        crop_frames: int,
         out_channels: int,
         n_fft: int,
         channels: int,
@@ -95,6 +99,7 @@ class V9Patch(nn.Module):
         super().__init__()
         self.num_bins = n_fft // 2
         self.num_past_crops = num_past_crops
+        self.crop_frames = crop_frames
         self.chunk_size = chunk_size
         # a patch reaches over as many frames as bins
         self.frame_multiple = chunk_size << (len(widths) - 1)
