@@ -20,15 +20,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frametx.nn.blocked_attention import blocked_attention
+from frametx.nn.blocked_attention import blocked_attention, blocked_residual_attention
 
 Backend = Literal["auto", "fused", "materialised"]
 
-# What `auto` decides by, measured on a CPU (8 heads, one thread). A matrix costs 2 to 6 ns a score for
-# memory traffic, the more the less of it a cache holds, and the products of one layer; a fused
+# What `auto` decides by, measured on a CPU (8 heads, one thread). A matrix costs 2 to 6 ns a score
+# for memory traffic, the more the less of it a cache holds, and the products of one layer; a fused
 # kernel 3 ns, and the products of the whole chain: 0.02 ns a feature, in training 0.1.
 _CPU_MIN_TOKENS = {"train": 1024, "infer": 768}
 _CPU_MAX_EXTRA_FEATURES = {"train": 0, "infer": 128}  # of the chain beyond its last layer
+_CPU_MIN_BLOCKED_TOKENS = 512  # with fewer the whole matrix stays in the cache
+_EXACT = (torch.float32, torch.float64)
 _GPU_MAX_FEATURES = 256  # of a head in the fast fused kernels; not measured by us
 
 
@@ -121,11 +123,17 @@ def residual_attention(
         return _fused_attention(*total.joined(), v), total
     batch = q.shape[:-2]
     flat_q, flat_k, flat_v = (x.flatten(0, -3) for x in (query, k, v))
-    if scores is None:
-        matrix = torch.bmm(flat_q, flat_k.mT)
-    else:  # sum and product are one kernel
-        matrix = torch.baddbmm(scores.materialised().flatten(0, -3), flat_q, flat_k.mT)
-    attended = torch.bmm(matrix.softmax(-1), flat_v)
+    before = None if scores is None else scores.materialised().flatten(0, -3)
+    if q.device.type == "cpu" and q.dtype in _EXACT and k.shape[-2] >= _CPU_MIN_BLOCKED_TOKENS:
+        with torch.autocast("cpu", enabled=False):
+            flat_k, flat_v = flat_k.to(q.dtype), flat_v.to(q.dtype)
+            attended, matrix = blocked_residual_attention(flat_q, flat_k, flat_v, before)
+    else:
+        if before is None:
+            matrix = torch.bmm(flat_q, flat_k.mT)
+        else:  # sum and product are one kernel
+            matrix = torch.baddbmm(before, flat_q, flat_k.mT)
+        attended = torch.bmm(matrix.softmax(-1), flat_v)
     return attended.unflatten(0, batch), ResidualScores(query, matrix=matrix.unflatten(0, batch))
 
 
@@ -157,11 +165,7 @@ def _fused_attention(
 ) -> Float[Tensor, "*batch T D"]:
     """Attention of scaled queries by a kernel that does not write the scores to memory."""
     width, batch = v.shape[-1], q.shape[:-2]
-    if (
-        q.device.type == "cpu"
-        and q.shape[-1] != width
-        and q.dtype in (torch.float32, torch.float64)
-    ):
+    if q.device.type == "cpu" and q.shape[-1] != width and q.dtype in _EXACT:
         with torch.autocast("cpu", enabled=False):
             flat = (x.to(q.dtype).flatten(0, -3) for x in (q, k, v))
             return blocked_attention(*flat).unflatten(0, batch)
