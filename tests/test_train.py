@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 from frametx.checkpoint import load_separator
 from frametx.config import conf_dir
 from frametx.data.synthetic import write_synthetic_tracks
-from frametx.train import train
+from frametx.train import train, warn_of_missing_past
 
 Compose = Callable[..., DictConfig]
+SMALL_MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*_small.yaml"))
 GROWING = (
     "curriculum.stages=[{until_step:3,frames:9,batch_size:4,accumulate:1},"
     "{until_step:null,frames:17,batch_size:2,accumulate:2}]"
@@ -263,3 +264,38 @@ def test_aligned_tracks_are_trained_on_and_validated(
     best = train(cfg)
     assert best is not None
     assert best.name == "best.ckpt"
+
+
+def test_a_network_that_reads_its_past_says_so_when_samples_hold_none(
+    tmp_path: Path, compose_tiny: Compose
+) -> None:
+    class Separator:
+        num_past_frames, crop_frames = 512, 256
+
+    curriculum = instantiate(compose_tiny(tmp_path, "curriculum=constant").curriculum)
+    with pytest.warns(UserWarning, match="at most 256 frames"):
+        warn_of_missing_past(Separator(), curriculum)
+    warn_of_missing_past(
+        Separator(), instantiate(compose_tiny(tmp_path, "curriculum=long").curriculum)
+    )
+    warn_of_missing_past(object(), curriculum)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", SMALL_MODELS)
+def test_every_network_trains_on_the_demo_as_typed_and_its_checkpoint_separates(
+    model: str, tmp_path: Path
+) -> None:
+    """Shorter samples than the default's, because ten networks take their time on a CPU."""
+    command = [sys.executable, "-m"]
+    train = ["frametx.train", f"model={model}", "trainer.max_steps=2", "name=run", "test=false"]
+    stages = "curriculum.stages=[{until_step:null,frames:64,batch_size:1,accumulate:1}]"
+    train += [stages, "trainer.accelerator=cpu", f"paths.runs_dir={tmp_path}", "logger=csv"]
+    done = subprocess.run([*command, *train], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    song = sorted(Path("data/demo/validation/war_of_freedom_1").glob("instrumental.*"))[0]
+    separate = ["frametx.separate", f"ckpt={tmp_path}/run/checkpoints/last.ckpt", f"input={song}"]
+    separate += [f"output={tmp_path / 'stems'}", "device=cpu"]
+    done = subprocess.run([*command, *separate], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "stems").rglob("instrumental.*"))) == 1

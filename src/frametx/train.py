@@ -23,6 +23,7 @@ from frametx.checkpoint import separator_weights as weights_of
 from frametx.config import hydra_main
 from frametx.evaluate import evaluate, evaluation_set, report
 from frametx.training.callbacks import Recipe
+from frametx.training.curriculum import ContextCurriculum
 
 
 def train(cfg: DictConfig) -> Path | None:
@@ -47,10 +48,24 @@ def train(cfg: DictConfig) -> Path | None:
     trainer.callbacks.insert(0, Recipe(recipe=recipe(config, model=model_name(cfg))))
     try:
         data.curriculum.check(trainer.world_size)
+        warn_of_missing_past(module.separator, data.curriculum)
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     return best_checkpoint(cfg) if trainer.is_global_zero else None
+
+
+def warn_of_missing_past(separator: Any, curriculum: ContextCurriculum) -> None:
+    """Say so if a network that is shown earlier crops never gets to see one in training."""
+    past = getattr(separator, "num_past_frames", 0)
+    longest = max(stage.frames for stage in curriculum.stages)
+    if past and longest < past + separator.crop_frames:
+        warnings.warn(
+            f"this network reads {past} frames before the current {separator.crop_frames}, and the "
+            f"curriculum's samples have at most {longest} frames: it learns without a past, or "
+            "with a part of it; choose curriculum=long, or a smaller model.crop_frames",
+            stacklevel=2,
+        )
 
 
 def quieten_lightning() -> None:
