@@ -74,6 +74,7 @@ def plain(cfg: DictConfig) -> list[Row]:
                         "ours MB": ours["peak_mb"] - ours["rest_mb"],
                     }
                 )
+                say(rows[-1])
     return rows
 
 
@@ -88,6 +89,7 @@ def family(cfg: DictConfig) -> list[Row]:
             row |= {"GFLOP per s of audio": measured["gflop_per_s"]}
             row[f"MB at {frames}"] = measured["memory_mb"]
         rows.append(row)
+        say(row)
     return rows
 
 
@@ -244,6 +246,11 @@ def child(command: list[str], **options: Any) -> Any:
         reason = said[-1] if said else f"exit code {done.returncode}"
         raise ValueError(f"{' '.join(command[1:])} failed: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def say(row: Row) -> None:
+    """Show a row at once: the table comes when all are measured, which may be an hour later."""
+    print(", ".join(f"{name} {readable(value)}" for name, value in row.items()), file=sys.stderr)
 
 
 def table(part: str, rows: list[Row]) -> Table:
