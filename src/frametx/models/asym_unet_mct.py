@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from frametx.nn.bins import check_halving, features_last
 from frametx.nn.convolutional_embedding import ConvolutionalEmbedding
 from frametx.nn.convolutional_transformer_encoder import ConvolutionalTransformerEncoder
-from frametx.nn.frame_decoder import FrameDecoder
 from frametx.nn.frame_transformer_decoder import FrameTransformerDecoder
 from frametx.nn.frame_transformer_encoder import FrameTransformerEncoder
+from frametx.nn.frequency_unet import frequency_decoders, frequency_encoders
 from frametx.nn.multichannel_attention import MultichannelMultiheadAttention, ScoreScale
 from frametx.nn.norm import MultichannelLayerNorm
 from frametx.nn.pointwise_conv import PointwiseConv
@@ -160,40 +160,23 @@ class AsymUNetMCT(nn.Module):
             widths=embedding_widths,
             kernel_size=embedding_kernel_size,
         )
-        self.encoders = nn.ModuleList(
-            ResBlock(
-                in_channels=above,
-                out_channels=maps,
-                num_features=features,
-                stride=(1, 2) if level else (1, 1),
-            )
-            for level, (above, maps, features) in enumerate(
-                zip(
-                    [in_channels + 1, *num_stream_maps],
-                    num_maps,
-                    [self.num_bins, *num_features],
-                    strict=False,
-                )
-            )
+        self.encoders = frequency_encoders(
+            [ResBlock] * len(widths),
+            in_channels=in_channels + 1,
+            num_stream_maps=num_stream_maps,
+            num_maps=num_maps,
+            num_features=num_features,
         )
-        # by level, as the encoders: the last decoder is the deepest
-        num_from_below = [*num_stream_maps[1:], num_maps[-1] + out_channels * has_vocal_bands]
-        has_dropout = [
-            level >= len(num_stream_maps) - num_decoder_dropout_levels
-            for level in range(len(num_stream_maps))
-        ]
-        self.decoders = nn.ModuleList(
-            FrameDecoder(
-                body=ResBlock(
-                    in_channels=below + skip,
-                    out_channels=maps,
-                    num_features=features,
-                    dropout=decoder_dropout * drops,
-                )
-            )
-            for below, skip, maps, features, drops in zip(
-                num_from_below, num_stream_maps, num_maps, num_features, has_dropout, strict=False
-            )
+        num_undropped = len(num_stream_maps) - num_decoder_dropout_levels
+        self.decoders = frequency_decoders(
+            [
+                partial(ResBlock, dropout=decoder_dropout * (level >= num_undropped))
+                for level in range(len(num_stream_maps))
+            ],
+            num_from_below=[*num_stream_maps[1:], num_maps[-1] + out_channels * has_vocal_bands],
+            num_skip_maps=num_stream_maps,
+            num_maps=num_maps,
+            num_features=num_features,
         )
         transformer_levels = range(num_plain_levels, len(num_stream_maps))
         self.encoder_transformers = nn.ModuleList(

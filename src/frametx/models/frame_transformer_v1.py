@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from frametx.nn.bins import check_halving, features_last
 from frametx.nn.feed_forward import LinearFeedForward
-from frametx.nn.frame_decoder import FrameDecoder
 from frametx.nn.frame_projection import FrameProjection
+from frametx.nn.frequency_unet import frequency_decoders, frequency_encoders
 from frametx.nn.multichannel_attention import MultichannelMultiheadAttention, ScoreScale
 from frametx.nn.norm import FrameNorm
 from frametx.nn.pointwise_conv import PointwiseConv
@@ -93,40 +93,24 @@ class FrameTransformerV1(nn.Module):
         )
 
         self.input_transformer = transformer(in_channels, self.num_bins, attends_memory=False)
-        self.encoders = nn.ModuleList(
-            ResBlock(
-                in_channels=above,
-                out_channels=maps,
-                num_features=features,
-                stride=(1, 2) if level else (1, 1),
-                norm=FrameNorm,
-            )
-            for level, (above, maps, features) in enumerate(
-                zip(
-                    [in_channels + 1, *num_stream_maps],
-                    num_maps,
-                    [self.num_bins, *num_features],
-                    strict=False,
-                )
-            )
+        blocks = [partial(ResBlock, norm=FrameNorm)] * len(widths)
+        self.encoders = frequency_encoders(
+            blocks,
+            in_channels=in_channels + 1,
+            num_stream_maps=num_stream_maps,
+            num_maps=num_maps,
+            num_features=num_features,
         )
         self.encoder_transformers = nn.ModuleList(
             transformer(maps, features, attends_memory=False)
             for maps, features in zip(num_maps, num_features, strict=True)
         )
-        # by level, as the encoders: the last decoder is the deepest
-        self.decoders = nn.ModuleList(
-            FrameDecoder(
-                body=ResBlock(
-                    in_channels=below + skip,
-                    out_channels=maps,
-                    num_features=features,
-                    norm=FrameNorm,
-                )
-            )
-            for below, skip, maps, features in zip(
-                num_stream_maps[1:], num_stream_maps, num_maps, num_features, strict=False
-            )
+        self.decoders = frequency_decoders(
+            blocks,
+            num_from_below=num_stream_maps[1:],
+            num_skip_maps=num_stream_maps,
+            num_maps=num_maps,
+            num_features=num_features,
         )
         self.decoder_transformers = nn.ModuleList(
             transformer(maps, features, attends_memory=True)

@@ -26,8 +26,8 @@ from frametx.nn.bins import check_halving, features_last
 from frametx.nn.block import Block
 from frametx.nn.convolutional_embedding import ConvolutionalEmbedding
 from frametx.nn.feed_forward import ConvolutionalFeedForward
-from frametx.nn.frame_decoder import FrameDecoder
 from frametx.nn.frame_projection import FrameProjection
+from frametx.nn.frequency_unet import frequency_decoders, frequency_encoders
 from frametx.nn.multichannel_attention import MultichannelMultiheadAttention, ScoreScale
 from frametx.nn.multichannel_linear import MultichannelLinear
 from frametx.nn.norm import MultichannelLayerNorm
@@ -136,35 +136,23 @@ class V2b(nn.Module):
             has_sinusoids=has_sinusoids,
         )
         self.input_transformer = transformer(num_embedded, self.num_bins, attends_memory=False)
-        self.encoders = nn.ModuleList(
-            block(
-                in_channels=above,
-                out_channels=maps,
-                num_features=features,
-                stride=(1, 2) if level else (1, 1),
-            )
-            for level, (block, above, maps, features) in enumerate(
-                zip(
-                    blocks,
-                    [num_embedded + num_attention_maps, *num_stream_maps],
-                    num_maps,
-                    [self.num_bins, *num_features],
-                    strict=False,
-                )
-            )
+        self.encoders = frequency_encoders(
+            blocks,
+            in_channels=num_embedded + num_attention_maps,
+            num_stream_maps=num_stream_maps,
+            num_maps=num_maps,
+            num_features=num_features,
         )
         self.encoder_transformers = nn.ModuleList(
             transformer(maps, features, attends_memory=False)
             for maps, features in zip(num_maps, num_features, strict=True)
         )
-        # by level, as the encoders: the last decoder is the deepest
-        self.decoders = nn.ModuleList(
-            FrameDecoder(
-                body=block(in_channels=below + skip, out_channels=maps, num_features=features)
-            )
-            for block, below, skip, maps, features in zip(
-                blocks, num_stream_maps[1:], num_stream_maps, num_maps, num_features, strict=False
-            )
+        self.decoders = frequency_decoders(
+            blocks,
+            num_from_below=num_stream_maps[1:],
+            num_skip_maps=num_stream_maps,
+            num_maps=num_maps,
+            num_features=num_features,
         )
         self.decoder_transformers = nn.ModuleList(
             transformer(maps, features, attends_memory=True)

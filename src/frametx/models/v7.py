@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from frametx.nn.bins import check_halving, features_last
 from frametx.nn.convolutional_embedding import ConvolutionalEmbedding
 from frametx.nn.feed_forward import LinearFeedForward
-from frametx.nn.frame_decoder import FrameDecoder
+from frametx.nn.frequency_unet import frequency_decoders, frequency_encoders
 from frametx.nn.multichannel_attention import MultichannelMultiheadAttention, ScoreScale
 from frametx.nn.norm import MultichannelLayerNorm
 from frametx.nn.pointwise_conv import PointwiseConv
@@ -121,47 +121,41 @@ class V7(nn.Module):
             kernel_size=embedding_kernel_size,
             activation=F.gelu,
         )
-        self.encoders = nn.ModuleList()
-        self.encoder_transformers = nn.ModuleList()
-        self.decoders = nn.ModuleList()  # by level, as the encoders: the last is the deepest
-        self.decoder_transformers = nn.ModuleList()
-        for level, (maps, features) in enumerate(zip(num_maps, num_features, strict=True)):
-            is_bottom = level == len(widths) - 1
-            above = num_stream_maps[level - 1] if level else in_channels + 1
-            level_transformer = partial(
+        blocks = [partial(ResBlock, activation=F.gelu)] * len(widths)
+        self.encoders = frequency_encoders(
+            blocks,
+            in_channels=in_channels + 1,
+            num_stream_maps=num_stream_maps,
+            num_maps=num_maps,
+            num_features=num_features,
+        )
+        self.decoders = frequency_decoders(
+            blocks,
+            num_from_below=num_stream_maps[1:],
+            num_skip_maps=num_stream_maps,
+            num_maps=num_maps,
+            num_features=num_features,
+        )
+        heads = [num_heads] * (len(widths) - 1) + [num_bottom_heads]
+        transformers = [
+            partial(
                 transformer,
                 in_channels=maps,
                 num_features=features,
-                num_heads=num_bottom_heads if is_bottom else num_heads,
-                hidden_features=expansions[level],
+                num_heads=level_heads,
+                hidden_features=hidden,
             )
-            self.encoders.append(
-                ResBlock(
-                    in_channels=above,
-                    out_channels=maps,
-                    num_features=num_features[max(level - 1, 0)],
-                    stride=(1, 2) if level else (1, 1),
-                    activation=F.gelu,
-                )
+            for maps, features, level_heads, hidden in zip(
+                num_maps, num_features, heads, expansions, strict=True
             )
-            self.encoder_transformers.append(
-                level_transformer(mixes_hidden=mixes_encoder_hidden, memory_channels=None)
-            )
-            if is_bottom:
-                break
-            self.decoders.append(
-                FrameDecoder(
-                    body=ResBlock(
-                        in_channels=num_stream_maps[level + 1] + num_stream_maps[level],
-                        out_channels=maps,
-                        num_features=features,
-                        activation=F.gelu,
-                    )
-                )
-            )
-            self.decoder_transformers.append(
-                level_transformer(mixes_hidden=True, memory_channels=num_stream_maps[level])
-            )
+        ]
+        self.encoder_transformers = nn.ModuleList(
+            make(mixes_hidden=mixes_encoder_hidden, memory_channels=None) for make in transformers
+        )
+        self.decoder_transformers = nn.ModuleList(
+            make(mixes_hidden=True, memory_channels=skip)
+            for make, skip in zip(transformers[:-1], num_stream_maps, strict=False)
+        )
         self.out = PointwiseConv(
             in_channels=num_stream_maps[0], out_channels=out_channels, bias=True
         )

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from frametx.nn.bins import check_halving, features_last
 from frametx.nn.block import Block
 from frametx.nn.feed_forward import LinearFeedForward
-from frametx.nn.frame_decoder import FrameDecoder
 from frametx.nn.frame_projection import FrameProjection
+from frametx.nn.frequency_unet import frequency_decoders, frequency_encoders
 from frametx.nn.multichannel_attention import MultichannelMultiheadAttention, ScoreScale
 from frametx.nn.norm import MultichannelLayerNorm
 from frametx.nn.pointwise_conv import PointwiseConv
@@ -118,38 +118,24 @@ class V8(nn.Module):
             for maps, features, hidden in zip(num_maps, num_features, expansions, strict=True)
         ]
 
-        self.encoders = nn.ModuleList(
-            ResBlock(
-                in_channels=above,
-                out_channels=maps,
-                num_features=features,
-                stride=(1, 2) if level else (1, 1),
-                activation=F.gelu,
-            )
-            for level, (above, maps, features) in enumerate(
-                zip(
-                    [in_channels, *num_maps],
-                    num_maps,
-                    [self.num_bins, *num_features],
-                    strict=False,
-                )
-            )
+        blocks = [partial(ResBlock, activation=F.gelu)] * len(widths)
+        self.encoders = frequency_encoders(
+            blocks,
+            in_channels=in_channels,
+            num_stream_maps=num_maps,
+            num_maps=num_maps,
+            num_features=num_features,
         )
         self.encoder_transformers = nn.ModuleList(
             transformer(attends_skip=False) for transformer in transformers
         )
-        # by level, as the encoders: the last decoder is the deepest
-        self.decoders = nn.ModuleList(
-            FrameDecoder(
-                body=ResBlock(
-                    in_channels=below + maps,
-                    out_channels=maps,
-                    num_features=features,
-                    activation=F.gelu,
-                ),
-                rounds_interpolation=rounds_upsampling,
-            )
-            for below, maps, features in zip(num_maps[1:], num_maps, num_features, strict=False)
+        self.decoders = frequency_decoders(
+            blocks,
+            num_from_below=num_maps[1:],
+            num_skip_maps=num_maps,
+            rounds_interpolation=rounds_upsampling,
+            num_maps=num_maps,
+            num_features=num_features,
         )
         self.decoder_transformers = nn.ModuleList(
             transformer(attends_skip=True) for transformer in transformers[:-1]
