@@ -8,9 +8,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from torch import Tensor
 
 from frametx.config import conf_dir
 from frametx.data.synthetic import write_synthetic_libraries
+
+FIXTURES = Path(__file__).parents[2] / "shared" / "parity"
 
 # One level less, one map, short crops: two steps take a fraction of a second.
 TINY = [
@@ -73,3 +76,28 @@ def compose_tiny(tiny_overrides: list[str]) -> Callable[..., DictConfig]:
 def stored(path: Path) -> dict[str, Any]:
     """A checkpoint's contents."""
     return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[str], dict[str, Any]]:
+    """Reads reference numbers by name; large matrices are stored as int8 and a scale, exactly."""
+
+    def read(name: str) -> dict[str, Any]:
+        path = FIXTURES / f"{name}.pt"
+        if not path.is_file():
+            pytest.skip(f"no reference numbers at {path}")
+        return unpacked(torch.load(path, weights_only=True))
+
+    return read
+
+
+def unpacked(stored: Any) -> Any:
+    if isinstance(stored, Tensor):
+        return stored.clone()
+    if isinstance(stored, dict):
+        if stored.keys() == {"q", "scale"}:
+            return stored["q"].float() * stored["scale"]
+        return {key: unpacked(value) for key, value in stored.items()}
+    if isinstance(stored, list | tuple):
+        return [unpacked(value) for value in stored]
+    return stored

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,22 @@ sys.path.insert(0, str(CHECKOUT))
 
 from benchmarks.plain import PLAIN  # noqa: E402
 
+# tolerances of shared/parity/README.md
+REFERENCES = {
+    "v1_thin": 5e-5,
+    "positionwise": 2e-5,
+    "v2b": 1.5e-3,
+    "v2b_posemb": 1.3e-3,
+    "v3": 1e-5,
+    "bert": 1e-5,
+    "asym_unet_mct": 1e-5,
+    "asym_unet_mct_gen_vout": 5e-4,
+    "v7": 1e-5,
+    "v8": 3e-3,
+    "v81": 1e-5,
+    "v9_patch": 1e-5,
+    "v10_temporal": 1e-5,
+}
 V3: dict[str, Any] = {
     "n_fft": 64,
     "channels": 3,
@@ -84,6 +101,21 @@ def test_weights_are_found_one_level_down_and_both_kinds_of_file_are_written(
     torch.save({"epoch": 3, "model": original().state_dict()}, file)
     converted(f"input={file}", f"output={output}")
     assert load_separator(output).stems == ("vocals", "instrumental")
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_every_reference_network_comes_out_with_its_numbers(
+    name: str, tmp_path: Path, reference: Callable[[str], dict[str, Any]]
+) -> None:
+    stored = reference(name)
+    torch.save(stored["state_dict"], tmp_path / "model.pth")
+    converted(f"input={tmp_path / 'model.pth'}", f"output={tmp_path / 'out.ckpt'}")
+    separator = load_separator(tmp_path / "out.ckpt")
+    assert isinstance(separator, SpectrogramSeparator)
+    expected = stored["output"][0] if isinstance(stored["output"], list) else stored["output"]
+    with torch.no_grad():
+        logits = separator.network(stored["input"])
+    torch.testing.assert_close(logits, expected, rtol=0, atol=REFERENCES[name])
 
 
 def refusal(tmp_path: Path, *arguments: str, stored: Any = None) -> str:

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from frametx import legacy
 from frametx.legacy import bert
 
@@ -13,7 +11,7 @@ Fixture = Callable[[str], dict[str, Any]]
 
 def test_the_files_hyper_parameters_are_read_from_its_entries(reference: Fixture) -> None:
     stored = reference("bert")
-    config, _ = bert.convert(stored["state_dict"], num_heads=4)
+    config, _ = bert.convert(stored["state_dict"])
     asked = {key: value for key, value in stored["config"].items() if key in config}
     assert {"channels", "num_layers", "num_heads", "expansion", "n_fft"} <= asked.keys()
     assert asked == {key: config[key] for key in asked}
@@ -22,12 +20,13 @@ def test_the_files_hyper_parameters_are_read_from_its_entries(reference: Fixture
     assert config["embedding_kernel_size"] == 9
 
 
-def test_the_heads_must_be_given(reference: Fixture) -> None:
-    with pytest.raises(ValueError, match="num_heads leaves no trace"):
-        legacy.recognise(reference("bert")["state_dict"])
+def test_the_heads_are_as_many_as_bert_has_or_as_many_as_are_given(reference: Fixture) -> None:
+    old = reference("bert")["state_dict"]
+    assert legacy.recognise(old)[1]["num_heads"] == 4
+    assert legacy.recognise(old, num_heads=8)[1]["num_heads"] == 8
 
 
 def test_only_what_surrounds_the_encoders_learns(reference: Fixture) -> None:
-    network = legacy.build(reference("bert")["state_dict"], num_heads=4)
+    network = legacy.build(reference("bert")["state_dict"])
     learning = {name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad}
     assert learning == {"embedding", "embed", "out"}

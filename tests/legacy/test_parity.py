@@ -17,13 +17,13 @@ NETWORKS: dict[str, tuple[str, float, dict[str, Any]]] = {
     "v2b": ("v2b", 1.5e-3, {}),
     "v2b_posemb": ("v2b", 1.3e-3, {}),
     "v3": ("v3", 1e-5, {}),
-    "bert": ("bert", 1e-5, {"num_heads": 4}),
+    "bert": ("bert", 1e-5, {}),
     "asym_unet_mct": ("asym_unet_mct", 1e-5, {}),
     "asym_unet_mct_gen_vout": ("asym_unet_mct", 5e-4, {}),
     "v7": ("v7", 1e-5, {}),
     "v8": ("v8", 3e-3, {}),
     "v81": ("v8", 1e-5, {}),
-    "v9_patch": ("v9_patch", 1e-5, {"options": {"n_fft": 256}}),
+    "v9_patch": ("v9_patch", 1e-5, {}),
     "v10_temporal": ("v10_temporal", 1e-5, {}),
 }
 

@@ -13,7 +13,6 @@ from frametx.legacy.layers import (
     count,
     linear,
     pointwise,
-    read_num_heads,
 )
 from frametx.models.bert import Bert
 
@@ -37,16 +36,19 @@ _LINEAR = {
 _NORMS = {"attention.output.LayerNorm": "norm1", "output.LayerNorm": "norm2"}
 
 
+HEAD_FEATURES = 64  # of every BERT that was published
+
+
 def convert(state_dict: Weights, *, num_heads: int | None = None) -> tuple[dict[str, Any], Weights]:
     """Arguments of `Bert`, and the weights to load into it.
 
     Args:
         state_dict: of the original network.
-        num_heads: of every attention; a file does not tell.
+        num_heads: of every attention; a file does not tell, and None is as many as BERT has at this
+            width, heads of 64 features.
 
     Raises:
-        KeyError, ValueError: if this is not such a state_dict: an entry is missing, or too many, or
-            `num_heads` was not given.
+        KeyError, ValueError: if this is not such a state_dict: an entry is missing, or too many.
     """
     old = dict(state_dict)
     config = _config(old, num_heads=num_heads)
@@ -72,7 +74,7 @@ def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
         "channels": channels,
         "encoder_features": encoder_features,
         "num_layers": count(old, r"transformer\.(\d+)\."),
-        "num_heads": read_num_heads(None, encoder_features, given=num_heads),
+        "num_heads": num_heads or max(1, encoder_features // HEAD_FEATURES),
         "expansion": old["transformer.0.conv1.weight_pw"].shape[1] // encoder_features,
         "dropout": 0.1,
         "norm_eps": 1e-5,

@@ -67,7 +67,7 @@ class V9Patch(nn.Module):
         angle_precision: see `Rotary`.
 
     Attributes:
-        num_bins: bins that `forward` takes and returns.
+        num_bins: bins that the separator gives; `forward` takes any multiple of `frame_multiple`.
         num_past_crops: as given, for the separator.
         crop_frames: likewise.
         frame_multiple: `forward` takes any multiple of so many frames.
@@ -152,7 +152,9 @@ class V9Patch(nn.Module):
                 f"magnitude has {num_frames} frames, the network takes multiples of "
                 f"{self.frame_multiple}: pad them with zeros"
             )
-        h = features_last(magnitude, num_bins=self.num_bins)
+        # no weight depends on the bins: any number that can be cut into patches will do
+        whole = magnitude.shape[2] // self.frame_multiple * self.frame_multiple
+        h = features_last(magnitude, num_bins=whole or self.num_bins)
         streams: list[Tensor] = []
         for encoder in self.encoders:
             h = encoder(h)
