@@ -49,3 +49,18 @@ def test_angles_stay_exact_in_low_precision(dtype: torch.dtype) -> None:
         turned = rotary(x.to(dtype))
     assert turned.dtype == dtype
     torch.testing.assert_close(turned.float(), rotary(x), atol=5e-3, rtol=0)
+
+
+def test_half_precision_angles_are_exact_at_first_and_mistake_neighbours_far_out() -> None:
+    x = torch.randn(1, 4097, 2)
+    exact = Rotary(num_features=2)(x)
+    rounded = Rotary(num_features=2, angle_precision="float16")(x)
+    assert torch.equal(rounded[:, :2049], exact[:, :2049])  # whole numbers that half precision has
+    assert not torch.equal(rounded[:, 2049:], exact[:, 2049:])
+
+
+def test_features_beyond_those_that_turn_stay_as_they_are() -> None:
+    x = torch.randn(2, 5, 8)
+    turned = Rotary(num_features=4)(x)
+    assert torch.equal(turned[..., 4:], x[..., 4:])
+    assert torch.equal(turned[..., :4], Rotary(num_features=4)(x[..., :4]))

@@ -57,9 +57,8 @@ class Rotary(nn.Module):
         pairs = torch.arange(self.num_features // 2, dtype=torch.float32, device=device)
         frequencies = 1.0 / self.base ** (2 * pairs / self.num_features)
         tokens = torch.arange(num_tokens, dtype=torch.float32, device=device)
+        angles = tokens[:, None] * frequencies
         if self.angle_precision == "float16":
-            angles = (tokens.half()[:, None] * frequencies.half()).float()
-        else:
-            angles = tokens[:, None] * frequencies
+            angles = angles.half().float()
         sine = angles.sin()
         return angles.cos().repeat_interleave(2, -1), torch.stack([-sine, sine], -1).flatten(-2)
