@@ -1,12 +1,17 @@
-import json
 import os
 import shutil
+import sqlite3
+import time
+import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from frametx.data.files import Folder
+from frametx.data.index import Index
 from frametx.data.library import Library
 
 RATE = 8_000
@@ -25,7 +30,7 @@ def open_library(root: Path, **options) -> Library:
 
 
 def index_file(root: Path) -> Path:
-    (path,) = (root.parent / "cache").glob("library-*.json")
+    (path,) = (root.parent / "cache").glob("library-*.sqlite")
     return path
 
 
@@ -125,20 +130,53 @@ def test_only_changed_files_are_decoded_again_and_removed_ones_are_forgotten(
     assert [file.name for file in after.files] == ["0.wav", "1.wav", "3.wav"]
     assert after.files[1].num_samples == 0.75 * RATE
     assert after.fingerprint != before.fingerprint
-    assert "2.wav" not in index_file(root).read_text()
+    with closing(sqlite3.connect(index_file(root))) as index:
+        names = [Path(path).name for (path,) in index.execute("SELECT path FROM files")]
+    assert sorted(names) == ["0.wav", "1.wav", "3.wav"]
 
 
-def test_a_damaged_index_is_rebuilt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "zeroed", "no table"])
+def test_a_damaged_index_is_rebuilt(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     root = tmp_path / "songs"
-    write_tone(root / "a.wav")
+    for number in range(40):  # more than a page of the database
+        write_tone(root / f"{number:0100d}.wav", 0.01)
     first = open_library(root)
-    stored = json.loads(index_file(root).read_text())
-    (entry,) = stored["files"].values()
-    del entry["peak"]
-    for content in ("{", "[]", '{"version": 1}', json.dumps(stored), ""):
-        index_file(root).write_text(content)
-        assert open_library(root) == first
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".json"]
+    path = index_file(root)
+    whole = path.read_bytes()
+    if damage == "no table":
+        with closing(sqlite3.connect(path)) as index, index:
+            index.execute("DROP TABLE files")
+    else:
+        half = len(whole) // 2
+        zeroed = whole[:4096] + bytes(len(whole) - 4096)
+        contents = {"empty": b"", "text": b"{}" * 999, "cut": whole[:half], "zeroed": zeroed}
+        path.write_bytes(contents[damage])
+    assert open_library(root) == first
+    assert count_checks(root) == (first, 0)
+    assert damage in ("empty",) or "is damaged" in caplog.text
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".sqlite"]
+
+
+@pytest.mark.parametrize(
+    "change", ["num_samples = 7", "peak = NULL", "loudness = X'00'", "reason = 'no'"]
+)
+def test_an_entry_that_was_tampered_with_is_learnt_again(tmp_path: Path, change: str) -> None:
+    root = tmp_path / "songs"
+    for number in range(3):
+        write_tone(root / f"{number}.wav")
+    first = open_library(root)
+    with closing(sqlite3.connect(index_file(root))) as index, index:
+        index.execute(f"UPDATE files SET {change} WHERE path LIKE '%1.wav'")
+    assert count_checks(root) == (first, 1)
+
+
+def test_an_index_that_cannot_be_kept_says_so(tmp_path: Path) -> None:
+    write_tone(tmp_path / "songs" / "a.wav")
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match=r"cache"):
+        open_library(tmp_path / "songs")
 
 
 def test_stopping_halfway_keeps_what_was_learnt(tmp_path: Path) -> None:
@@ -226,3 +264,32 @@ def test_a_split_leaves_no_side_empty(tmp_path: Path) -> None:
         assert (len(train.files), len(held_out.files)) == (1, 1)
     with pytest.raises(ValueError, match="between 0 and 1"):
         open_library(root).split(1.0)
+
+
+def test_twenty_thousand_files_are_listed_in_seconds(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    for number in range(200):
+        (root / f"artist_{number:03d}").mkdir(parents=True)
+    paths = [root / f"artist_{n % 200:03d}" / f"{n:05d}.flac" for n in range(20_000)]
+    for path in paths:
+        path.touch()
+    source = Folder(root)
+    index = Index(tmp_path / "cache", [source])
+    found = [(0, file, source) for file in source.scan()]
+    loudness = bytes(range(60, 120)) * 40  # four minutes
+    index._save(
+        [
+            (str(file.path), file.size, file.mtime_ns, 10_584_000, 44_100, 2, 0.9, loudness, None)
+            for _, file, _ in found
+        ]
+    )
+    tracemalloc.start()
+    began = time.monotonic()
+    library, checked = count_checks(root)
+    elapsed, (_, peak_bytes) = time.monotonic() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (len(library.files), checked) == (20_000, 0)
+    assert library.files[777].loudness == loudness
+    assert library.total_seconds == 20_000 * 240
+    assert elapsed < 30  # 2.3 s where memory is not traced, on a busy machine of two processors
+    assert peak_bytes < 20_000 * (len(loudness) + 3_000)

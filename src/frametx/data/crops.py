@@ -8,18 +8,19 @@ the excerpt is decoded, each time anew.
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int16
 
 from frametx.data.decoded import UnreadableFileError, decode, decode_excerpt
-from frametx.data.index import AudioFile
+from frametx.data.files import AudioFile
 from frametx.data.library import Library
-from frametx.data.sampling import CropSampler
 
 FULL_SCALE = 32_767
 
@@ -46,6 +47,35 @@ class CropReader:
         self.sample_rate = sample_rate
         self.num_channels = num_channels
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        # One flag a file, seen by all processes that were made from this one.
+        self._lost = torch.zeros(len(library.files), dtype=torch.uint8).share_memory_()
+
+    @property
+    def num_lost(self) -> int:
+        """Files that this run could not read any more, in any of its processes on this machine."""
+        return int(self._lost.count_nonzero())
+
+    def is_lost(self, file: int) -> bool:
+        """Whether file number `file` could not be read."""
+        return bool(self._lost[file])
+
+    def lose(self, file: int, reason: str) -> None:
+        """Leave a file out from now on; warns when the count of such files reaches 1, 2, 4, 8...
+
+        Args:
+            file: position of the file in the library.
+            reason: why, with its name.
+        """
+        if self.is_lost(file):
+            return
+        self._lost[file] = 1
+        count = self.num_lost
+        if count & (count - 1) == 0:  # a power of two
+            warnings.warn(
+                f"{self.library.role}: {count} of {len(self.library.files)} files cannot be read "
+                f"any more and others take their place; the last one: {reason}",
+                stacklevel=4,
+            )
 
     def read(self, file: int, start: int, num_samples: int) -> Float32[np.ndarray, "C L"]:
         """`num_samples` samples of file number `file` from sample `start` on.
@@ -124,10 +154,11 @@ class Crops:
 
     def __init__(self, reader: CropReader, *, seed: int, stream: str) -> None:
         """`stream` names the part the library plays, so that two parts draw differently."""
-        lengths = [file.num_samples_at(reader.sample_rate) for file in reader.library.files]
+        library = reader.library
         self.reader = reader
-        self.sampler = CropSampler.build(lengths, seed=seed, stream=stream)
-        self.unreadable: dict[int, str] = {}
+        self.sampler = library.sampler(sample_rate=reader.sample_rate, seed=seed, stream=stream)
+        self.pool = library.rules.pool
+        self._recent = RecentSegments(0 if self.pool is None else self.pool.segments)
 
     def read(self, sample: int, num_samples: int) -> Float32[np.ndarray, "C L"]:
         """The excerpt of sample number `sample`.
@@ -138,37 +169,71 @@ class Crops:
         Raises:
             ValueError: when no file is left.
         """
-        files = self.reader.library.files
-        for skip in range(len(files)):
-            crop = self.sampler.draw(sample, num_samples, skip=skip)
-            if crop.file in self.unreadable:
-                continue
-            try:
-                return self.reader.read(crop.file, crop.start, num_samples)
-            except UnreadableFileError as error:
-                self._leave_out(crop.file, str(error))
-        role, reason = self.reader.library.role, next(iter(self.unreadable.values()))
-        raise ValueError(f"{role}: none of the {len(files)} files can be read any more: {reason}")
+        if self.pool is None:
+            return self._read(sample, num_samples)
+        segment = self._segment(sample)
+        return self._recent.get((segment, num_samples), lambda: self._read(segment, num_samples))
 
     def describe(self, sample: int, num_samples: int) -> str:
         """File and offset of sample number `sample`, for messages."""
         for skip in range(len(self.reader.library.files)):
-            crop = self.sampler.draw(sample, num_samples, skip=skip)
-            if crop.file not in self.unreadable:
+            crop = self.sampler.draw(self._segment(sample), num_samples, skip=skip)
+            if not self.reader.is_lost(crop.file):
                 name = self.reader.library.files[crop.file].name
                 return f"{name} at {crop.start / self.reader.sample_rate:.3f} s"
         return "no readable file"
 
-    def _leave_out(self, file: int, reason: str) -> None:
-        self.unreadable[file] = reason
-        count = len(self.unreadable)
-        if count & (count - 1) == 0:  # a power of two
-            library = self.reader.library
-            warnings.warn(
-                f"{library.role}: {count} of {len(library.files)} files cannot be read any more "
-                f"and others take their place; the last one: {reason}",
-                stacklevel=3,
-            )
+    def _segment(self, sample: int) -> int:
+        if self.pool is None:
+            return sample
+        return self.pool.segment(self.sampler.seed, sample, self.sampler.stream)
+
+    def _read(self, segment: int, num_samples: int) -> Float32[np.ndarray, "C L"]:
+        files = self.reader.library.files
+        reason = "they were lost in another process"
+        for skip in range(len(files)):
+            crop = self.sampler.draw(segment, num_samples, skip=skip)
+            if self.reader.is_lost(crop.file):
+                continue
+            try:
+                return self.reader.read(crop.file, crop.start, num_samples)
+            except UnreadableFileError as error:
+                reason = str(error)
+                self.reader.lose(crop.file, reason)
+        role = self.reader.library.role
+        raise ValueError(f"{role}: none of the {len(files)} files can be read any more: {reason}")
+
+
+class RecentSegments:
+    """Excerpts read lately, in 16 bit, the one unused for longest going first.
+
+    What is given has always been through 16 bit (full scale is the excerpt's own peak), so that a
+    sample does not depend on whether its excerpt was still held.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.num_read = 0
+        """Excerpts that had to be read."""
+        self._held: OrderedDict[tuple[int, int], tuple[Int16[np.ndarray, "C L"], float]] = (
+            OrderedDict()
+        )
+
+    def get(
+        self, key: tuple[int, int], read: Callable[[], Float32[np.ndarray, "C L"]]
+    ) -> Float32[np.ndarray, "C L"]:
+        """The excerpt `key` (its number and length), by `read` if it is not held."""
+        if key in self._held:
+            self._held.move_to_end(key)
+        else:
+            excerpt = read()
+            step = max(float(np.abs(excerpt).max(initial=0)), 1e-30) / FULL_SCALE
+            self._held[key] = np.rint(excerpt / np.float32(step)).astype(np.int16), step
+            self.num_read += 1
+            if len(self._held) > self.capacity:
+                self._held.popitem(last=False)
+        pcm, step = self._held[key]
+        return pcm * np.float32(step)
 
 
 def _load(path: Path) -> tuple[Int16[np.ndarray, "L C"], float]:

@@ -13,7 +13,7 @@ import soundfile
 import soxr
 from jaxtyping import Float32
 
-from frametx.data.index import AudioFile
+from frametx.data.files import AudioFile, Folder
 
 BLOCK_SAMPLES = 1 << 18
 RESAMPLER_MARGIN = 4_096
@@ -56,7 +56,7 @@ def decode_excerpt(
     margin = 0 if up == down else RESAMPLER_MARGIN
     period = max(first // up - -(-margin // down), 0)
     start, stop = period * down, min(-(-last * down // up) + margin, file.num_samples)
-    with _reading(file), soundfile.SoundFile(file.path) as source:
+    with _reading(file), file.open() as source:
         source.seek(start)
         samples = source.read(stop - start, dtype="float32", always_2d=True)
     samples = _with_channels(samples, num_channels)
@@ -70,7 +70,7 @@ def _resampled_blocks(
     file: AudioFile, sample_rate: int, num_channels: int
 ) -> Iterator[Float32[np.ndarray, "L C"]]:
     resampler = soxr.ResampleStream(file.sample_rate, sample_rate, num_channels, dtype="float32")
-    with _reading(file), soundfile.SoundFile(file.path) as source:
+    with _reading(file), file.open() as source:
         while len(block := source.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
             block = _with_channels(block, num_channels)
             yield block if file.sample_rate == sample_rate else resampler.resample_chunk(block)
@@ -97,5 +97,8 @@ def _reading(file: AudioFile) -> Iterator[None]:
         yield
     except (OSError, soundfile.SoundFileError) as error:
         # libsndfile calls a file that is gone a "system error": say which one.
-        reason = str(error) if file.path.exists() else "it is gone"
+        is_gone = isinstance(error, FileNotFoundError) or (
+            isinstance(file.source, Folder) and not file.path.exists()
+        )
+        reason = "it is gone" if is_gone else str(error)
         raise UnreadableFileError(f"{file.path}: {reason}") from error

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frametx.audio.io import probe, read_blocks
+from frametx.data.loudness import block_samples, levels
 
 BLOCK_SAMPLES = 1 << 18
 SILENT = "is silent from end to end"
@@ -20,6 +21,8 @@ class Inspection:
     sample_rate: int
     num_channels: int
     peak: float
+    loudness: bytes
+    """Level of every tenth of a second, see `loudness.py`."""
 
 
 def inspect(path: Path) -> Inspection:
@@ -30,14 +33,16 @@ def inspect(path: Path) -> Inspection:
         OSError: if the file cannot be opened, whatever it holds.
     """
     path.open("rb").close()
-    decoded, peak = 0, 0.0
+    decoded, peak, loudness = 0, 0.0, bytearray()
     try:
         info = probe(path)
-        for block in read_blocks(path, block_samples=BLOCK_SAMPLES):
+        size = block_samples(info.sample_rate)  # no level spans two blocks of the reader
+        for block in read_blocks(path, block_samples=size * max(1, BLOCK_SAMPLES // size)):
             decoded += block.shape[-1]
             peak = max(peak, float(block.abs().max()))
+            loudness += levels(block.numpy(), info.sample_rate).tobytes()
     except ValueError as error:
         raise ValueError(str(error).removeprefix(f"{path}: ")) from error
     if peak < SILENCE_PEAK:
         raise ValueError(f"{SILENT}: its peak is {peak:.1e}")
-    return Inspection(decoded, info.sample_rate, info.num_channels, peak)
+    return Inspection(decoded, info.sample_rate, info.num_channels, peak, bytes(loudness))

@@ -2,12 +2,51 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal, get_args
 
-from frametx.data.index import SUFFIXES, AudioFile, Index, Progress, RejectedFile, scan
+from frametx.data.files import SUFFIXES, AudioFile, Folder, RejectedFile, Source
+from frametx.data.index import Index, Progress
+from frametx.data.loudness import LoudnessFloor, block_samples, loudest
+from frametx.data.remote import RemoteFolder, is_address
+from frametx.data.sampling import CropSampler, SegmentPool, Shares
+from frametx.data.shards import ShardFolder, holds_shards
+
+Root = Path | str | Mapping[str, Path | str | float]
+"""A folder or an address, or a mapping with `root` and `weight`."""
+Weighting = Literal["seconds", "files", "folder", "library"]
+
+
+@dataclass(frozen=True)
+class DrawRules:
+    """Which excerpts of a library are drawn how often."""
+
+    weighting: Weighting = "seconds"
+    """What is equally likely: every second, every file, every folder (the first one below the root:
+    a speaker, an artist; files that lie in the root itself are one folder together), or every
+    root. Within a file, folder or root it is every second."""
+    root_weights: tuple[float, ...] = ()
+    """Factor by which what is under each root is likelier; empty for 1 each."""
+    min_loudness_db: float | None = None
+    """Excerpts with a lower RMS, in dB relative to full scale, are not drawn; None draws all."""
+    pool: SegmentPool | None = None
+    """Lets samples share excerpts, see there; None reads one for each sample."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be followed.
+
+        Raises:
+            ValueError: for an unknown weighting or a negative weight.
+        """
+        if self.weighting not in get_args(Weighting):
+            raise ValueError(
+                f"weighting ({self.weighting}) must be one of {', '.join(get_args(Weighting))}"
+            )
+        if any(weight < 0 for weight in self.root_weights):
+            raise ValueError(f"weights of roots {self.root_weights} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -17,15 +56,20 @@ class Library:
     role: str
     files: tuple[AudioFile, ...]
     rejected: tuple[RejectedFile, ...] = ()
+    rules: DrawRules = DrawRules()
 
     @classmethod
     def open(
         cls,
-        roots: Sequence[Path | str] | Path | str,
+        roots: Sequence[Root] | Root,
         *,
         role: str,
         cache_dir: Path | str,
         exclude: Sequence[str] | str = (),
+        weighting: Weighting = "seconds",
+        min_loudness_db: float | None = None,
+        pool: SegmentPool | None = None,
+        remote_cache_gb: float = 50.0,
         progress: Progress | None = None,
     ) -> "Library":
         """Index the wav, flac, ogg and mp3 files under one or more folders.
@@ -33,40 +77,95 @@ class Library:
         Hidden files and folders are passed over; folders that are links are followed.
 
         Args:
-            roots: folders, searched to any depth.
+            roots: folders, searched to any depth; addresses that fsspec can list (s3://bucket/a);
+                folders or addresses of shards (`python -m frametx.shards`). A mapping
+                {root: ..., weight: 2} makes what is under it twice as likely.
             role: what the files are, for messages ("vocals").
-            cache_dir: where the index is kept between runs.
+            cache_dir: where the index is kept between runs, and files fetched from addresses.
             exclude: shell patterns; files whose relative path matches one are left out.
+            weighting: what is equally likely, see `DrawRules`.
+            min_loudness_db: excerpts with a lower RMS are never drawn (dB relative to full scale),
+                and files that have no tenth of a second above it are rejected; None takes all.
+            pool: lets samples share excerpts.
+            remote_cache_gb: how much is kept of what is fetched from addresses.
             progress: called with (files checked, files to check) while files are decoded.
 
         Raises:
             ValueError: if a folder is missing, or no file in it can be used.
         """
-        folders = [Path(root).expanduser() for root in _as_list(roots)]
-        if not folders:
+        cache = Path(cache_dir)
+        places = [_place(root) for root in _as_list(roots)]
+        if not places:
             raise ValueError(
                 f"{role}: no folder was given; name at least one folder of audio files"
             )
-        for folder in folders:
-            if not folder.is_dir():
-                problem = "is not a folder" if folder.exists() else "does not exist"
-                raise ValueError(
-                    f"{role}: {folder} {problem}; give a folder of {', '.join(SUFFIXES)} files"
-                )
-        patterns = _as_list(exclude)
-        found = [
-            file
-            for folder in folders
-            for file in scan(folder)
-            if not any(fnmatchcase(file.name, str(pattern)) for pattern in patterns)
-        ]
-        found = sorted({file.path: file for file in found}.values(), key=lambda f: (f.name, f.path))
-        known = Index(Path(cache_dir), folders).complete(found, progress)
+        try:
+            sources = [_source(place, cache, remote_cache_gb) for place, _ in places]
+            patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+            present = [
+                (root, file, source)
+                for root, source in enumerate(sources)
+                for file in source.scan()
+            ]
+        except ValueError as error:
+            raise ValueError(f"{role}: {error}") from error
+        wanted = [one for one in present if not _is_excluded(one[1].name, patterns)]
+        by_path = {file.path: (root, file, source) for root, file, source in reversed(wanted)}
+        found = sorted(by_path.values(), key=lambda one: (one[1].name, one[1].path))
+        known = Index(cache, sources).complete(
+            found, present=[file for _, file, _ in present], progress=progress
+        )
+        known = [_if_loud(entry, min_loudness_db) for entry in known]
         files = tuple(entry for entry in known if isinstance(entry, AudioFile))
         rejected = tuple(entry for entry in known if isinstance(entry, RejectedFile))
         if not files:
-            raise ValueError(_nothing_usable(role, folders, rejected))
-        return cls(role, files, rejected)
+            raise ValueError(_nothing_usable(role, [place for place, _ in places], rejected))
+        weights = tuple(weight for _, weight in places)
+        rules = DrawRules(weighting, weights, min_loudness_db, pool)
+        return cls(role, files, rejected, rules)
+
+    def sampler(self, *, sample_rate: int, seed: int, stream: str) -> CropSampler:
+        """What draws excerpts of these files by the library's rules.
+
+        Args:
+            sample_rate: of the excerpts.
+            seed: of all draws.
+            stream: names the part the library plays, so that two parts draw differently.
+        """
+        rules, floor = self.rules, None
+        if rules.min_loudness_db is not None:
+            floor = LoudnessFloor(
+                rules.min_loudness_db,
+                tuple(file.loudness for file in self.files),
+                tuple(
+                    block_samples(file.sample_rate) * sample_rate / file.sample_rate
+                    for file in self.files
+                ),
+            )
+        weights = None
+        if len(set(rules.root_weights)) > 1:
+            weights = tuple(rules.root_weights[file.root] for file in self.files)
+        return CropSampler.build(
+            [file.num_samples_at(sample_rate) for file in self.files],
+            seed=seed,
+            stream=stream,
+            floor=floor,
+            shares=Shares(self._groups(), weights),
+        )
+
+    def _groups(self) -> tuple[int, ...] | None:
+        match self.rules.weighting:
+            case "seconds":
+                return None
+            case "files":
+                return tuple(range(len(self.files)))
+            case "library":
+                keys = [(file.root, "") for file in self.files]
+            case "folder":
+                keys = [(file.root, file.name.rpartition("/")[0].partition("/")[0])
+                        for file in self.files]  # fmt: skip
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return tuple(numbers[key] for key in keys)
 
     @property
     def total_seconds(self) -> float:
@@ -102,13 +201,17 @@ class Library:
         chosen = set(by_hash[: min(max(count, 1), len(self.files) - 1)])
         kept = tuple(file for file in self.files if file not in chosen)
         held = tuple(file for file in self.files if file in chosen)
-        return Library(self.role, kept, self.rejected), Library(self.role, held)
+        # What is held out is drawn once: nothing is saved by sharing excerpts there.
+        return (
+            Library(self.role, kept, self.rejected, self.rules),
+            Library(self.role, held, rules=replace(self.rules, pool=None)),
+        )
 
 
 def _nothing_usable(
-    role: str, folders: Sequence[Path], rejected: Sequence[RejectedFile], num_shown: int = 3
+    role: str, roots: Sequence[Path | str], rejected: Sequence[RejectedFile], num_shown: int = 3
 ) -> str:
-    where = ", ".join(str(folder) for folder in folders)
+    where = ", ".join(str(root) for root in roots)
     if not rejected:
         return f"{role}: no {', '.join(SUFFIXES)} file in {where}; give a folder that holds some"
     reasons = "; ".join(f"{file.name} {file.reason}" for file in rejected[:num_shown])
@@ -116,8 +219,57 @@ def _nothing_usable(
     return f"{role}: none of the {len(rejected)} files in {where} can be used: {reasons}{more}"
 
 
-def _as_list(value: Sequence[Path | str] | Path | str) -> list[Path | str]:
-    return [value] if isinstance(value, str | Path) else list(value)
+def _as_list(value: Sequence[Root] | Root) -> list[Root]:
+    return [value] if isinstance(value, str | Path | Mapping) else list(value)
+
+
+def _place(root: Root) -> tuple[Path | str, float]:
+    """The folder or address of a root, and its weight."""
+    if not isinstance(root, Mapping):
+        return root, 1.0
+    unknown = set(root) - {"root", "weight"}
+    if unknown or "root" not in root:
+        raise ValueError(f"a root {dict(root)} must have the keys root and, if wanted, weight")
+    place = root["root"]
+    assert isinstance(place, str | Path)
+    return place, float(str(root.get("weight", 1.0)))
+
+
+def _source(place: Path | str, cache_dir: Path, remote_cache_gb: float) -> Source:
+    """What lists and opens the files of one root.
+
+    Raises:
+        ValueError: if there is no such folder.
+    """
+    if is_address(place):
+        remote = RemoteFolder(str(place), cache_dir=cache_dir / "remote", limit_gb=remote_cache_gb)
+        if remote.holds_shards():
+            return ShardFolder(str(place))
+        return remote
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise ValueError(f"{folder} {problem}; give a folder of {', '.join(SUFFIXES)} files")
+    if holds_shards(folder):
+        return ShardFolder(str(folder))
+    return Folder(folder)
+
+
+def _is_excluded(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _if_loud(
+    entry: AudioFile | RejectedFile, min_loudness_db: float | None
+) -> AudioFile | RejectedFile:
+    """The entry, or a rejection if no tenth of a second of the file is loud enough."""
+    if min_loudness_db is None or isinstance(entry, RejectedFile) or not entry.loudness:
+        return entry
+    level_db = loudest(entry.loudness)
+    if level_db >= min_loudness_db:
+        return entry
+    reason = f"is silent below {min_loudness_db} dBFS: its loudest 0.1 s has {level_db} dBFS"
+    return RejectedFile(entry.path, entry.name, reason)
 
 
 def _unit_hash(name: str) -> float:
