@@ -224,7 +224,11 @@ class StepDataModule(L.LightningDataModule, ABC):
         if isinstance(batch, Mixture):
             return batch
         self._samples = batch["sample"].tolist()  # before they leave: reading them back would wait
-        return {name: crop.to(device, non_blocking=True) for name, crop in batch.items()}
+        # The numbers stay: all draws are made of them here, and no device is asked for them.
+        return {
+            name: crop if name == "sample" else crop.to(device, non_blocking=True)
+            for name, crop in batch.items()
+        }
 
     def on_after_batch_transfer(
         self, batch: Crops | Mixture, dataloader_idx: int
@@ -259,7 +263,6 @@ class VoxaugDataModule(StepDataModule):
         held_out_mixtures: how many mixtures are drawn of them.
         held_out_seconds: length of each.
         augment: how stems are made of crops.
-        extra_vocals: probability of a second voice over the first.
         The rest as for `StepDataModule`.
     """
 
@@ -275,7 +278,6 @@ class VoxaugDataModule(StepDataModule):
         held_out_mixtures: int,
         held_out_seconds: float,
         augment: Voxaug,
-        extra_vocals: float,
         sample_rate: int,
         num_channels: int,
         seed: int,
@@ -304,7 +306,6 @@ class VoxaugDataModule(StepDataModule):
         self.held_out_mixtures = held_out_mixtures
         self.held_out_seconds = held_out_seconds
         self.augment = augment
-        self.extra_vocals = extra_vocals
 
     @property
     def fingerprint(self) -> str:
@@ -349,7 +350,7 @@ class VoxaugDataModule(StepDataModule):
             seed=self.seed,
             sample_rate=self.sample_rate,
             num_channels=self.num_channels,
-            extra_vocals_probability=self.extra_vocals,
+            voxaug=self.augment,
             decode_cache_dir=self.cache_dir / "decoded" if self.decode_once else None,
         )
 

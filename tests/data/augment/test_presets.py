@@ -1,0 +1,102 @@
+"""Every file in conf/augment, on a batch; and what some of them promise."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from frametx.data.augment import Gain
+from frametx.data.voxaug import Voxaug
+
+PRESETS = sorted((Path(__file__).parents[3] / "conf" / "augment").glob("*.yaml"))
+RATE = 44_100
+
+
+def preset(name: str) -> Voxaug:
+    (path,) = (path for path in PRESETS if path.stem == name)
+    voxaug = instantiate(
+        OmegaConf.create(
+            {"seed": 5, "audio": {"sample_rate": RATE}, "augment": OmegaConf.load(path)}
+        ).augment
+    )
+    assert isinstance(voxaug, Voxaug)
+    return voxaug
+
+
+def noise_batch(voxaug: Voxaug, rows: int, num_samples: int, *, channels: int = 2) -> dict:
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(stem: str) -> Tensor:
+        length = voxaug.input_samples(stem, num_samples)
+        return 0.1 * torch.randn(rows, channels, length, generator=generator)
+
+    return {"sample": torch.arange(rows)} | {part.name: noise(part.stem) for part in voxaug.parts}
+
+
+def test_the_presets_that_are_promised_are_there() -> None:
+    names = {path.stem for path in PRESETS}
+    assert names >= {"none", "default", "v1", "v6_v7", "v8", "conditioned", "roformer", "waveform"}
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("name", [path.stem for path in PRESETS])
+def test_every_preset_runs_on_a_batch_and_alike_in_any_other(name: str, channels: int) -> None:
+    voxaug = preset(name)
+    assert voxaug.seed == 5
+    batch = noise_batch(voxaug, 3, 6_000, channels=channels)
+    stems = voxaug(batch)
+    assert stems.shape == (3, 2, channels, 6_000)
+    assert stems.isfinite().all()
+    alone = voxaug({key: values[1:2] for key, values in batch.items()})
+    torch.testing.assert_close(alone[0], stems[1], atol=5e-5, rtol=0)
+
+
+def test_the_roformer_preset_is_a_gain_and_silence_and_nothing_else() -> None:
+    voxaug = preset("roformer")
+    batch = noise_batch(voxaug, 2_000, 32)
+    stems = voxaug(batch)
+    silent = (stems == 0).all(dim=3).all(dim=2)
+    assert silent.sum(dim=1).max() == 1
+    assert silent.any(dim=1).float().mean() == pytest.approx(0.1, abs=0.02)
+    for number, name in enumerate(voxaug.stems):
+        audible = ~silent[:, number]
+        gain_db = 20 * (stems[audible, number] / batch[name][audible]).log10()
+        assert (gain_db.amax(dim=(1, 2)) - gain_db.amin(dim=(1, 2))).max() < 1e-4
+        assert gain_db.min() == pytest.approx(-3, abs=0.01)
+        assert gain_db.max() == pytest.approx(3, abs=0.01)
+        (gain,) = voxaug.transforms[name]
+        assert isinstance(gain, Gain)
+
+
+def test_v1_leaves_out_vocals_and_adds_a_second_voice_as_often_as_the_original() -> None:
+    voxaug = preset("v1")
+    stems = voxaug(noise_batch(voxaug, 8_000, 2, channels=1))
+    silent = (stems == 0).all(dim=3).all(dim=2)
+    assert silent[:, 0].float().mean() == pytest.approx(0.025, abs=0.006)
+    assert not silent[:, 1].any()
+    voices = [
+        sum(voxaug.is_present(part, n) for part in voxaug.parts if part.stem == "vocals")
+        for n in range(8_000)
+    ]
+    assert sum(count >= 2 for count in voices) / 8_000 == pytest.approx(0.075, abs=0.01)
+    assert sum(count >= 3 for count in voices) / 8_000 == pytest.approx(0.075**2, abs=0.003)
+
+
+def test_only_presets_that_stretch_read_more_than_they_give() -> None:
+    for path in PRESETS:
+        voxaug = preset(path.stem)
+        assert voxaug.input_samples("instrumental", 9_999) == 9_999
+        needed = voxaug.input_samples("vocals", 9_999)
+        assert needed == (2 * 9_999 + 1_024 if path.stem == "v6_v7" else 9_999)
+
+
+def test_the_waveform_preset_keeps_all_below_full_scale() -> None:
+    voxaug = preset("waveform")
+    batch = noise_batch(voxaug, 8, 4_000)
+    loud = {name: value if name == "sample" else 20 * value for name, value in batch.items()}
+    stems = voxaug(loud)
+    assert stems.abs().max() <= 1 + 1e-6
+    assert stems.sum(dim=1).abs().max() == pytest.approx(1, abs=1e-5)
