@@ -1,11 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from frametx.data.crops import CropReader, Crops
 from frametx.data.library import Library
+from frametx.data.sampling import SegmentPool
 from frametx.data.synthetic import write_synthetic_libraries
 
 RATE = 8_000
@@ -111,6 +114,57 @@ def test_lost_files_are_replaced_until_none_is_left(music: Library) -> None:
         pytest.raises(ValueError, match="instrumental: none of the 4 files can be read any more"),
     ):
         crops.read(samples[0], 500)
+
+
+def with_pool(library: Library, pool: SegmentPool) -> Library:
+    return replace(library, rules=replace(library.rules, pool=pool))
+
+
+def test_a_pool_reads_each_segment_once_and_gives_the_same_to_any_number_of_workers(
+    music: Library,
+) -> None:
+    pooled = with_pool(music, SegmentPool(segments=8, uses=4))
+    alone = Crops(reader(pooled, None), seed=0, stream="v")
+    heard = [alone.read(sample, 500) for sample in range(120)]
+    assert alone._recent.num_read <= 120 // 4 + 8
+    workers = [Crops(reader(pooled, None), seed=0, stream="v") for _ in range(3)]
+    for sample in range(0, 120, 7):  # resumed in the middle, and in another order
+        np.testing.assert_array_equal(workers[sample % 3].read(sample, 500), heard[sample])
+        segment = pooled.rules.pool.segment(0, sample, "v")  # type: ignore[union-attr]
+        own = Crops(reader(music, None), seed=0, stream="v").read(segment, 500)
+        step = np.abs(own).max() / 32_767
+        np.testing.assert_allclose(heard[sample], own, atol=0.51 * step + 1e-9)
+    assert alone.describe(5, 500) == workers[0].describe(5, 500)
+
+
+def test_a_pool_holds_no_more_than_its_segments(music: Library) -> None:
+    crops = Crops(
+        reader(with_pool(music, SegmentPool(segments=5, uses=1)), None), seed=0, stream=""
+    )
+    for sample in range(60):
+        crops.read(sample, 100)
+        assert len(crops._recent._held) <= 5
+
+
+def test_a_file_lost_in_one_process_is_not_tried_in_another(music: Library) -> None:
+    shared = reader(music, None)
+    first, second = (Crops(shared, seed=0, stream="v") for _ in range(2))
+    sample = next(n for n in range(99) if first.sampler.draw(n, 500).file == 0)
+    kept = music.files[0].path.read_bytes()
+    music.files[0].path.unlink()
+    with pytest.warns(UserWarning, match="1 of 4"):
+        replaced = first.read(sample, 500)
+    music.files[0].path.write_bytes(kept)
+    np.testing.assert_array_equal(second.read(sample, 500), replaced)
+    assert shared.num_lost == 1
+
+
+def test_workers_count_lost_files_where_the_main_process_sees_it(music: Library) -> None:
+    shared = reader(music, None)
+    process = torch.multiprocessing.get_context("fork").Process(target=shared.lose, args=(2, "x"))
+    process.start()
+    process.join()
+    assert [shared.is_lost(file) for file in range(4)] == [False, False, True, False]
 
 
 def test_three_channels_are_refused(music: Library) -> None:

@@ -12,7 +12,7 @@ import soundfile
 
 from frametx.data.files import Folder
 from frametx.data.index import Index
-from frametx.data.library import Library
+from frametx.data.library import Library, Weighting
 
 RATE = 8_000
 
@@ -293,3 +293,64 @@ def test_twenty_thousand_files_are_listed_in_seconds(tmp_path: Path) -> None:
     assert library.total_seconds == 20_000 * 240
     assert elapsed < 30  # 2.3 s where memory is not traced, on a busy machine of two processors
     assert peak_bytes < 20_000 * (len(loudness) + 3_000)
+
+
+def test_files_below_the_floor_are_rejected_and_come_back_without_it(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    write_tone(root / "loud.wav")
+    noise = 1e-3 * np.random.default_rng(0).standard_normal(RATE)
+    soundfile.write(root / "quiet.wav", noise, RATE, subtype="FLOAT")
+    library = open_library(root, min_loudness_db=-50)
+    assert [file.name for file in library.files] == ["loud.wav"]
+    (rejected,) = library.rejected
+    assert rejected.name == "quiet.wav"
+    assert "is silent below -50 dBFS: its loudest 0.1 s has -" in rejected.reason
+    assert len(open_library(root).files) == 2
+    assert len(open_library(root, min_loudness_db=-70).files) == 2
+
+
+def shares_of(library: Library) -> dict[str, float]:
+    sampler = library.sampler(sample_rate=RATE, seed=0, stream="v")
+    names = [library.files[sampler.draw(n, 100).file].name for n in range(4_000)]
+    return {name: names.count(name) / len(names) for name in dict.fromkeys(names)}
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [
+        ("seconds", (0.4, 0.2, 0.2, 0.2)),
+        ("files", (1 / 4, 1 / 4, 1 / 4, 1 / 4)),
+        ("folder", (2 / 9, 1 / 9, 1 / 3, 1 / 3)),
+        ("library", (1 / 4, 1 / 8, 1 / 8, 1 / 2)),
+    ],
+)
+def test_what_is_equally_likely_can_be_chosen(
+    tmp_path: Path, weighting: Weighting, expected: tuple[float, ...]
+) -> None:
+    seconds = {"a/ann/1.wav": 1.0, "a/ann/2.wav": 0.5, "a/bob/deep/3.wav": 0.5, "b/4.wav": 0.5}
+    for name, length in seconds.items():
+        write_tone(tmp_path / name, length)
+    roots = [tmp_path / "a", tmp_path / "b"]
+    library = Library.open(roots, role="v", cache_dir=tmp_path / "c", weighting=weighting)
+    found = shares_of(library)
+    names = [name.partition("/")[2] for name in seconds]
+    assert tuple(found[name] for name in names) == pytest.approx(expected, abs=0.03)
+
+
+def test_a_root_of_weight_three_is_drawn_three_times_as_often(tmp_path: Path) -> None:
+    for name in ("a/1.wav", "b/2.wav"):
+        write_tone(tmp_path / name)
+    roots = [{"root": str(tmp_path / "a"), "weight": 3}, str(tmp_path / "b")]
+    library = Library.open(roots, role="v", cache_dir=tmp_path / "c", min_loudness_db=-50)
+    assert shares_of(library) == pytest.approx({"1.wav": 0.75, "2.wav": 0.25}, abs=0.03)
+    assert library.rules.root_weights == (3.0, 1.0)
+
+
+def test_bad_rules_say_what_is_right(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a" / "1.wav")
+    with pytest.raises(ValueError, match="must be one of seconds, files, folder, library"):
+        open_library(tmp_path / "a", weighting="songs")
+    with pytest.raises(ValueError, match="must not be negative"):
+        Library.open({"root": tmp_path / "a", "weight": -1}, role="v", cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="must have the keys root and, if wanted, weight"):
+        Library.open({"roots": tmp_path / "a"}, role="v", cache_dir=tmp_path)

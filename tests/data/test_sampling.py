@@ -1,6 +1,20 @@
+from itertools import pairwise
+
+import pytest
 import torch
 
-from frametx.data.sampling import Crop, CropSampler, philox, uniform_pair, uniforms
+from frametx.audio.stft import Stft
+from frametx.data.sampling import (
+    Crop,
+    CropSampler,
+    SegmentPool,
+    Shares,
+    philox,
+    uniform_pair,
+    uniforms,
+)
+from frametx.training.curriculum import ContextCurriculum
+from frametx.training.datamodule import StepSampler
 
 WORD = 0xFFFFFFFF
 # Known answers of the reference implementation, https://github.com/DEShawResearch/random123
@@ -23,12 +37,47 @@ def test_philox_gives_the_published_answers_for_integers_and_for_tensors() -> No
         assert tuple(int(word) for word in philox((t0, t1, t2, t3), key)) == expected
 
 
-def test_no_two_of_the_first_100_000_pairs_coincide() -> None:
-    rate = 16_000
-    vocals = CropSampler.build([rate * n for n in (30, 200, 90)], seed=0, stream="vocals")
-    music = CropSampler.build([rate * n for n in (180, 240)], seed=0, stream="instrumental")
-    pairs = {(vocals.draw(n, 2 * rate), music.draw(n, 2 * rate)) for n in range(100_000)}
-    assert len(pairs) == 100_000
+def test_no_two_of_100_000_draws_coincide_on_any_number_of_ranks_workers_and_epochs() -> None:
+    rate, batch_size, num_ranks, num_workers, num_epochs = 16_000, 16, 4, 4, 3
+    curriculum = ContextCurriculum(
+        stages=[{"until_step": None, "frames": 65, "batch_size": batch_size, "accumulate": 1}]
+    )
+    max_steps = 100_000 // batch_size
+    epoch_starts = [max_steps * epoch // num_epochs for epoch in range(num_epochs + 1)]
+
+    def drawn(rank: int, world_size: int, workers: int) -> list[tuple[int, int]]:
+        """What the workers of one rank are asked for: batch n goes to worker n modulo workers."""
+        asked: list[tuple[int, int]] = []
+        for first, last in pairwise(epoch_starts):
+            batches = list(
+                StepSampler(
+                    curriculum=curriculum,
+                    stft=Stft(n_fft=1024, hop_length=512),
+                    first_step=first,
+                    max_steps=last,
+                    rank=rank,
+                    world_size=world_size,
+                    repeat_first_step=False,
+                )
+            )
+            for worker in range(max(1, workers)):
+                asked += [one for batch in batches[worker :: max(1, workers)] for one in batch]
+        return asked
+
+    def pairs(asked: list[tuple[int, int]]) -> list[tuple[Crop, Crop]]:
+        # A process of its own builds its own samplers; they hold nothing but tables.
+        lengths = [rate * (30 + n % 300) for n in range(1_400)]
+        vocals = CropSampler.build(lengths, seed=0, stream="vocals")
+        music = CropSampler.build(lengths[:900], seed=0, stream="instrumental")
+        return [(vocals.draw(n, length), music.draw(n, length)) for n, length in asked]
+
+    many = [drawn(rank, num_ranks, num_workers) for rank in range(num_ranks)]
+    assert [len(asked) for asked in many] == [25_000] * num_ranks
+    alone = drawn(0, 1, 0)
+    assert sorted(one for asked in many for one in asked) == sorted(alone)
+    by_many = [pair for asked in many for pair in pairs(asked)]
+    assert len(set(by_many)) == 100_000
+    assert set(pairs(alone[::17])) <= set(by_many)
 
 
 def test_any_sharding_draws_the_same_excerpts() -> None:
@@ -92,3 +141,50 @@ def test_uniforms_are_uniform_and_uncorrelated() -> None:
     assert (drawn.var(dim=0) - 1 / 12).abs().max() < 0.003
     off_diagonal = torch.corrcoef(drawn.T) - torch.eye(6)
     assert off_diagonal.abs().max() < 0.03
+
+
+def drawn_shares(shares: Shares, lengths: list[int]) -> list[float]:
+    sampler = CropSampler.build(lengths, seed=0, stream="v", shares=shares)
+    files = [sampler.draw(n, 10).file for n in range(20_000)]
+    return [files.count(file) / len(files) for file in range(len(lengths))]
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        (Shares(), (0.6, 0.1, 0.1, 0.2)),
+        (Shares(groups=(0, 1, 2, 3)), (0.25, 0.25, 0.25, 0.25)),
+        (Shares(groups=(5, 5, 2, 2)), (0.5 * 6 / 7, 0.5 / 7, 0.5 / 3, 1 / 3)),
+        (Shares(weights=(1.0, 1.0, 4.0, 4.0)), (6 / 19, 1 / 19, 4 / 19, 8 / 19)),
+        (Shares(groups=(0, 0, 1, 1), weights=(3, 3, 1, 1)), (9 / 14, 3 / 28, 1 / 12, 1 / 6)),
+        (Shares(weights=(0.0, 1.0, 1.0, 0.0)), (0.0, 0.5, 0.5, 0.0)),
+    ],
+)
+def test_files_are_drawn_as_often_as_their_shares_say(
+    shares: Shares, expected: tuple[float, ...]
+) -> None:
+    found = drawn_shares(shares, [6_000, 1_000, 1_000, 2_000])
+    assert found == pytest.approx(expected, abs=0.014)  # 4 standard deviations of 20,000 draws
+    assert [share == 0 for share in found] == [share == 0 for share in expected]
+
+
+def test_weights_of_zero_everywhere_are_refused() -> None:
+    sampler = CropSampler.build([100], seed=0, stream="v", shares=Shares(weights=(0.0,)))
+    with pytest.raises(ValueError, match="has a weight above 0"):
+        sampler.draw(0, 10)
+
+
+def test_a_pool_is_a_window_that_slides_by_one_segment_every_few_samples() -> None:
+    pool = SegmentPool(segments=16, uses=5)
+    drawn = [pool.segment(0, sample, "v") for sample in range(5_000)]
+    assert [pool.segment(0, sample, "v") for sample in reversed(range(5_000))] == drawn[::-1]
+    for sample, segment in enumerate(drawn):
+        assert sample // 5 <= segment < sample // 5 + 16
+    inner = [drawn.count(segment) for segment in range(50, 950)]
+    assert sum(inner) / len(inner) == pytest.approx(5, abs=0.15)
+    assert [pool.segment(0, sample, "w") for sample in range(100)] != drawn[:100]
+
+
+def test_an_empty_pool_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"segments \(0\) and uses \(8\) must be at least 1"):
+        SegmentPool(segments=0, uses=8)

@@ -1,9 +1,16 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from frametx.audio.stft import Stft
+from frametx.config import conf_dir
+from frametx.data.library import DrawRules
+from frametx.data.sampling import SegmentPool
+from frametx.data.synthetic import write_synthetic_libraries
 from frametx.data.tracks import Mixture
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.datamodule import StepSampler, TrackShare
@@ -58,3 +65,36 @@ def test_every_track_is_validated_once_and_all_ranks_get_equally_many(world_size
     assert {len(share) for share in shares} == {math.ceil(3 / world_size)}
     given = [share[i] for share in shares for i in range(len(share))]
     assert sorted(track.name for track in given if track.stems.any()) == ["0", "1", "2"]
+
+
+def test_every_rule_of_drawing_reaches_the_libraries_from_the_command_line(tmp_path: Path) -> None:
+    vocals, music = write_synthetic_libraries(
+        tmp_path, seconds=2, num_files=3, sample_rate=8_000, seed=0
+    )
+    overrides = [
+        "data=folders",
+        f"data.vocals=[{{root: {vocals}, weight: 2}}, {music}]",
+        f"data.instrumental={music}",
+        "data.weighting=library",
+        "data.min_loudness_db=-45",
+        "data.pool={segments: 16, uses: 4}",
+        f"paths.cache_dir={tmp_path}/cache",
+        "paths.output_dir=none",
+        "curriculum.stages=[{until_step: null, frames: 9, batch_size: 2, accumulate: 1}]",
+    ]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        data = instantiate(compose("train", overrides=overrides).data)
+    rules = data.libraries["vocals"].rules
+    assert rules == DrawRules("library", (2.0, 1.0), -45, SegmentPool(segments=16, uses=4))
+    assert data.source[(0, 500)]["vocals"].shape[-1] == 500
+    for file in data.libraries["instrumental"].files:
+        file.path.unlink()
+    data.decode_once = False
+    fresh = data.open_source()
+    with (
+        pytest.warns(UserWarning, match="cannot be read any more"),
+        pytest.raises(ValueError, match="none of the"),
+    ):
+        fresh[(0, 500)]
+    data.source = fresh
+    assert data.num_lost_files >= len(data.libraries["instrumental"].files)

@@ -10,7 +10,6 @@ parts of two more; the whole ones alone bound its level from below, so none that
     counted                        ====================
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +70,7 @@ def loud_starts(
     wanted = 10 ** (min_db / 10) * num_samples / block
     last = length - num_samples
     if last <= 0:
-        return np.array([[0, 1]][: energy[-1] >= wanted], np.int64).reshape(-1, 2)
+        return np.array([[0, 1]] if energy[-1] >= wanted else [], np.int64).reshape(-1, 2)
     start = np.arange(int(np.ceil((last + 1) / block)))
     num_blocks = int(num_samples // block)
     if num_blocks >= MIN_WHOLE_BLOCKS:
@@ -108,7 +107,7 @@ class LoudnessFloor:
         )
 
 
-def loudest(level: Sequence[int] | bytes) -> float:
+def loudest(level: bytes) -> float:
     """RMS of the loudest block, in dB relative to full scale."""
     return decibels(min(level, default=SILENT_LEVEL))
 

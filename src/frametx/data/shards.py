@@ -32,6 +32,9 @@ from frametx.data.remote import SHARD_LIST, file_system, is_address
 
 SHARDS_VERSION = 1
 FULL_SCALE = 32_767
+CACHE_SIZE = "25GB"
+"""Of whole chunks that litdata keeps; single pieces, which is all we ask for, it does not keep.
+Without a number, or with a lower one, it warns."""
 INSTALL = "shards need the litdata package: pip install frametx[litdata]"
 
 
@@ -219,7 +222,7 @@ def write_shards(
     except ImportError as error:
         raise ModuleNotFoundError(f"{INSTALL} ({error})") from error
     folder.mkdir(parents=True, exist_ok=True)
-    cache = Cache(str(folder), chunk_bytes=chunk_mb * 1_000_000)
+    cache = Cache(str(folder), chunk_bytes=chunk_mb * 1_000_000, max_cache_size=CACHE_SIZE)
     written: list[ShardedFile] = []
     num_pieces = 0
     with ThreadPoolExecutor(num_threads) as pool:
@@ -301,7 +304,7 @@ def _open_pieces(address: str) -> Any:
         from litdata import StreamingDataset  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ModuleNotFoundError(f"{INSTALL} ({error})") from error
-    return StreamingDataset(address)
+    return StreamingDataset(address, max_cache_size=CACHE_SIZE)
 
 
 def _read(place: str) -> str:

@@ -120,6 +120,9 @@ class Throughput(Callback):
                 "throughput/audio_s_per_s": self._audio_s * trainer.world_size / elapsed,
                 "throughput/data_wait_percent": 100 * self._waited_s / elapsed,
             }
+            lost = cast(Any, trainer).datamodule.num_lost_files
+            if lost:
+                values["data/lost_files"] = float(lost)
             for name, value in values.items():
                 pl_module.log(name, value, batch_size=1)
             self._reset()

@@ -1,7 +1,7 @@
 """What training and validation are fed with: samples by step, mixed on the device."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from frametx.audio.stft import Stft
 from frametx.data.aligned import AlignedCrops, StemTransforms
-from frametx.data.library import Library
+from frametx.data.library import Library, Root, Weighting
+from frametx.data.progress import progress_bar
+from frametx.data.sampling import SegmentPool
 from frametx.data.tracks import DrawnMixtures, EvaluationSet, Mixture, Tracks
 from frametx.data.voxaug import Voxaug, VoxaugDataset
 from frametx.training.curriculum import ContextCurriculum
@@ -168,6 +170,11 @@ class StepDataModule(L.LightningDataModule, ABC):
         return self.open_validation()
 
     @property
+    def num_lost_files(self) -> int:
+        """Files that could not be read any more since training began, and were replaced."""
+        return 0
+
+    @property
     @abstractmethod
     def fingerprint(self) -> str:
         """Of the data trained on."""
@@ -254,9 +261,15 @@ class VoxaugDataModule(StepDataModule):
     """Random vocals over random instrumentals, a new mixture for every sample of every step.
 
     Args:
-        vocals: folder, or folders, of isolated voices.
-        instrumental: folder, or folders, of music without voices.
-        exclude: shell patterns of files to leave out.
+        vocals: isolated voices: a folder or an address, or several; {root: ..., weight: 2} makes
+            one of several likelier (see `Library.open`).
+        instrumental: music without voices, likewise.
+        weighting: what is equally likely: seconds, files, folder or library (see `DrawRules`).
+        min_loudness_db: excerpts with a lower RMS (dB relative to full scale) are not drawn; null
+            draws all.
+        pool: segments and uses of a `SegmentPool`; null reads an excerpt for every sample.
+        remote_cache_gb: how much is kept of what is fetched from addresses.
+        exclude: shell patterns of files to leave out, or lists of them that `check` wrote (.txt).
         validation: tracks to validate on; null holds out a share of the files and mixes those.
         test: evaluated when training has ended; by `train.py`, not here.
         held_out: share of the files of each library to hold out where `validation` is null.
@@ -269,9 +282,13 @@ class VoxaugDataModule(StepDataModule):
     def __init__(
         self,
         *,
-        vocals: str | Sequence[str],
-        instrumental: str | Sequence[str],
-        exclude: Sequence[str],
+        vocals: Root | Sequence[Root],
+        instrumental: Root | Sequence[Root],
+        weighting: Weighting,
+        min_loudness_db: float | None,
+        pool: Mapping[str, int] | None,
+        remote_cache_gb: float,
+        exclude: Sequence[str] | str,
         validation: EvaluationSet | None,
         test: EvaluationSet | None,
         held_out: float,
@@ -300,7 +317,11 @@ class VoxaugDataModule(StepDataModule):
             decode_once=decode_once,
         )
         self.roots = {"vocals": vocals, "instrumental": instrumental}
-        self.exclude = tuple(exclude)
+        self.weighting: Weighting = weighting
+        self.min_loudness_db = min_loudness_db
+        self.pool = None if pool is None else SegmentPool(**pool)
+        self.remote_cache_gb = remote_cache_gb
+        self.exclude = exclude if isinstance(exclude, str) else tuple(exclude)
         self.validation = validation
         self.held_out = held_out
         self.held_out_mixtures = held_out_mixtures
@@ -337,10 +358,31 @@ class VoxaugDataModule(StepDataModule):
         """By role, what is trained on and what is held out (all of it where tracks are given)."""
         parts: dict[str, tuple[Library, Library]] = {}
         for role, roots in self.roots.items():
-            library = Library.open(roots, role=role, cache_dir=self.cache_dir, exclude=self.exclude)
+            library = self.open_library(role, roots)
             hold = self.validation is None
             parts[role] = library.split(self.held_out) if hold else (library, library)
         return parts
+
+    def open_library(self, role: str, roots: Root | Sequence[Root]) -> Library:
+        """All files of one role, before any are held out; shows how far checking them is."""
+        with progress_bar(f"checking {role}") as progress:
+            return Library.open(
+                roots,
+                role=role,
+                cache_dir=self.cache_dir,
+                exclude=self.exclude,
+                weighting=self.weighting,
+                min_loudness_db=self.min_loudness_db,
+                pool=self.pool,
+                remote_cache_gb=self.remote_cache_gb,
+                progress=progress,
+            )
+
+    @property
+    def num_lost_files(self) -> int:
+        """Of both libraries, in all processes of this machine."""
+        source = cast(VoxaugDataset, self.source)
+        return source.vocals.reader.num_lost + source.instrumental.reader.num_lost
 
     def open_source(self) -> SampleSource:
         """The crops of both libraries."""
