@@ -293,12 +293,16 @@ class Voxaug(nn.Module):
             rows = [row for row, n in enumerate(numbers) if self.is_present(part, n)]
             if rows:
                 added = self._part(part, batch, samples, numbers, rows)[..., :length]
-                stems[:, STEMS.index(part.stem)].index_add_(
-                    0, beside(torch.tensor(rows), stems), added
-                )
+                stem = stems[:, STEMS.index(part.stem)]
+                if len(rows) == len(numbers):
+                    stem += added
+                else:
+                    stem.index_add_(0, beside(torch.tensor(rows), stems), added)
         if self.vocals_to_instrumental_db is not None:
             stems[:, 0] *= self._levelling(stems[:, 0], stems[:, 1], samples)
-        stems *= beside(self._audible(samples), stems)[:, :, None, None]
+        audible = self._audible(samples)
+        if not audible.all():
+            stems *= beside(audible, stems)[:, :, None, None]
         if self.max_peak is not None:
             loudest = torch.maximum(
                 stems.abs().amax(dim=(1, 2, 3)), stems.sum(dim=1).abs().amax(dim=(1, 2))
