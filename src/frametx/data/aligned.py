@@ -8,13 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frametx.data.augment import Transform
+from frametx.data.augment import Drawn, Transform, transformed
 from frametx.data.crops import CropReader
 from frametx.data.inspection import SILENT
 from frametx.data.library import Library
 from frametx.data.sampling import CropSampler
 from frametx.data.tracks import Tracks
-from frametx.data.voxaug import transformed
 
 
 class AlignedCrops(Dataset[dict[str, Tensor]]):
@@ -107,3 +106,11 @@ class StemTransforms(nn.Module):
             for i, stem in enumerate(batch["stems"].unbind(dim=1))
         ]
         return torch.stack(stems, dim=1)
+
+    def describe(self, sample: int, stem_names: Sequence[str]) -> dict[str, object]:
+        """What is drawn for each stem of a sample, for reports."""
+        samples = torch.tensor([sample])
+        return {
+            name: Drawn(self.transforms, samples, seed=self.seed, stream=f"stem {i}").describe(0)
+            for i, name in enumerate(stem_names)
+        }

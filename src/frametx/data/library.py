@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, get_args
 
+from frametx.data.exclusion import exclusions
 from frametx.data.files import SUFFIXES, AudioFile, Folder, RejectedFile, Source
 from frametx.data.index import Index, Progress
 from frametx.data.loudness import LoudnessFloor, block_samples, loudest
@@ -82,7 +83,8 @@ class Library:
                 {root: ..., weight: 2} makes what is under it twice as likely.
             role: what the files are, for messages ("vocals").
             cache_dir: where the index is kept between runs, and files fetched from addresses.
-            exclude: shell patterns; files whose relative path matches one are left out.
+            exclude: shell patterns; files whose relative path matches one are left out. What ends
+                in .txt is a list of files, as `python -m frametx.check` writes it.
             weighting: what is equally likely, see `DrawRules`.
             min_loudness_db: excerpts with a lower RMS are never drawn (dB relative to full scale),
                 and files that have no tenth of a second above it are rejected; None takes all.
@@ -101,7 +103,7 @@ class Library:
             )
         try:
             sources = [_source(place, cache, remote_cache_gb) for place, _ in places]
-            patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+            patterns, listed = exclusions(exclude)
             present = [
                 (root, file, source)
                 for root, source in enumerate(sources)
@@ -109,7 +111,11 @@ class Library:
             ]
         except ValueError as error:
             raise ValueError(f"{role}: {error}") from error
-        wanted = [one for one in present if not _is_excluded(one[1].name, patterns)]
+        wanted = [
+            one
+            for one in present
+            if str(one[1].path) not in listed and not _is_excluded(one[1].name, patterns)
+        ]
         by_path = {file.path: (root, file, source) for root, file, source in reversed(wanted)}
         found = sorted(by_path.values(), key=lambda one: (one[1].name, one[1].path))
         known = Index(cache, sources).complete(

@@ -1,0 +1,263 @@
+"""The command: from any data to a report, a list, pictures and a preview."""
+
+import json
+import sys
+from inspect import unwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from torch import nn
+
+from frametx.audio.stft import Stft
+from frametx.check import main
+from frametx.checkpoint import save_separator
+from frametx.config import hydra_main
+from frametx.data.synthetic import write_synthetic_libraries, write_synthetic_tracks
+from frametx.separator import SpectrogramSeparator
+
+RATE = 16_000
+SMALL = [
+    "audio=16k_mono",
+    "curriculum.stages=[{until_step:null,frames:20,batch_size:2,accumulate:1}]",
+]
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Two roles of four files; one voice has equal channels, and one file is there twice."""
+    root = tmp_path / "library"
+    write_synthetic_libraries(root, seconds=2, num_files=4, sample_rate=RATE, seed=0)
+    waveform, rate = soundfile.read(root / "vocals" / "voice_001.wav")
+    soundfile.write(root / "vocals" / "copy.flac", waveform, rate)
+    soundfile.write(root / "vocals" / "twice.wav", np.stack([waveform[::-1]] * 2, axis=1), rate)
+    (root / "instrumental" / "text.wav").write_text("this is no audio")
+    return root
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    folder: Path,
+    *arguments: str,
+) -> tuple[int, str, str]:
+    """The command in this process and in `folder`: exit code, standard output and error."""
+    monkeypatch.chdir(folder)
+    cache = f"paths.cache_dir={folder / 'cache'}"
+    monkeypatch.setattr(sys, "argv", ["frametx.check", cache, *SMALL, *arguments])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        hydra_main("check")(unwrap(main))()  # anew: it adds up the codes of a process
+    GlobalHydra.instance().clear()
+    torch.set_grad_enabled(True)
+    printed = capfd.readouterr()
+    return int(stopped.value.code or 0), printed.out, printed.err
+
+
+def test_a_library_is_reported_and_its_list_makes_it_clean(
+    library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    code, printed, error = run(monkeypatch, capfd, tmp_path, f"data={library}", "strict=true")
+    assert (code, error) == (1, "")
+    assert "train vocals" in printed
+    assert "voice_001.wav" in printed
+    report = json.loads((tmp_path / "check" / "report.json").read_text())
+    by_part = {f"{part['split']} {part['role']}": part for part in report["parts"]}
+    vocals = [by_part[f"{split} vocals"] for split in ("train", "validation")]
+    assert sum(part["files"] for part in vocals) == 6
+    assert sum(part["hours"] for part in vocals) == pytest.approx(6 * 2 / 3600)
+    assert by_part["train instrumental"]["sample_rates"] == {
+        "16000": by_part["train instrumental"]["files"]
+    }
+    assert by_part["train instrumental"]["rejected"] == 1
+    kinds = {(Path(f["path"]).name, f["kind"]): f["is_fault"] for f in report["findings"]}
+    twin = kinds.get(("voice_001.wav", "duplicate")) or kinds.get(("copy.flac", "duplicate"))
+    assert twin or kinds.get(("voice_001.wav", "shared")) or kinds.get(("copy.flac", "shared"))
+    assert kinds["text.wav", "unreadable"] is True
+    assert kinds["twice.wav", "mono"] is False
+    assert len(report["files"]) == 10
+    # Nothing but the output and the cache appears where the user stands.
+    assert {path.name for path in tmp_path.iterdir()} == {"library", "check", "cache"}
+    arguments = (f"data={library}", "strict=true", "data.exclude=check/exclude.txt", "output=again")
+    code, printed, _ = run(monkeypatch, capfd, tmp_path, *arguments)
+    assert code == 0
+    assert "0 file(s) with faults" in printed
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert len(again["files"]) == 9
+
+
+def test_notes_can_be_made_faults(
+    library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run(monkeypatch, capfd, tmp_path, f"data={library}")
+    listed = (tmp_path / "check" / "exclude.txt").read_text().splitlines()
+    assert any(line.startswith("# ") and "twice.wav\tmono" in line for line in listed)
+    run(monkeypatch, capfd, tmp_path, f"data={library}", "notes=[abrupt_end]")
+    listed = (tmp_path / "check" / "exclude.txt").read_text().splitlines()
+    assert any(line.startswith("/") and "twice.wav\tmono" in line for line in listed)
+
+
+def test_tracks_are_reported_by_stem_with_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for split, seed in (("train", 0), ("test", 1)):
+        write_synthetic_tracks(
+            tmp_path / "songs" / split, seconds=1, num_tracks=2, sample_rate=RATE, seed=seed
+        )
+    code, _, _ = run(monkeypatch, capfd, tmp_path, f"data={tmp_path / 'songs'}", "plot=true")
+    assert code == 0
+    report = json.loads((tmp_path / "check" / "report.json").read_text())
+    told = [(part["split"], part["role"], part["files"]) for part in report["parts"]]
+    assert told == [
+        (split, role, 2) for split in ("train", "validation") for role in ("vocals", "instrumental")
+    ]
+    # track_000 lies in train/ and in test/: by its name it is one artist's.
+    assert sum(f["kind"] == "shared_folder" for f in report["findings"]) == 4
+    for picture in ("hours", "spectra", "waveforms"):
+        assert (tmp_path / "check" / f"{picture}.png").stat().st_size > 5_000
+
+
+def saved_checkpoint(path: Path) -> Path:
+    """A separator whose mask for the instrumental is 0.73 and more: it hears music everywhere."""
+    settings = {
+        "stems": ["vocals", "instrumental"],
+        "complement": "vocals",
+        "sample_rate": RATE,
+        "num_channels": 1,
+        "chunk_frames": 64,
+        "scale": "chunk_peak",
+        "top_bin": "copy",
+    }
+    stft = {"n_fft": 256, "hop_length": 128}
+    network = {"_target_": "torch.nn.Threshold", "threshold": 1.0, "value": 1.0}
+    separator = SpectrogramSeparator(
+        stft=Stft(**stft), network=nn.Threshold(threshold=1.0, value=1.0), **settings
+    )
+    config = {
+        "_target_": "frametx.separator.SpectrogramSeparator",
+        "stft": {"_target_": "frametx.audio.stft.Stft", **stft},
+        "network": network,
+        **settings,
+    }
+    save_separator(path, separator, config, model="hears_music")
+    return path
+
+
+def test_a_separator_tells_what_does_not_belong(
+    library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    ckpt = saved_checkpoint(tmp_path / "a.ckpt")
+    arguments = (f"data={library}", f"screen={ckpt}", "device=cpu", "screen_db=-5")
+    _, _, error = run(monkeypatch, capfd, tmp_path, *arguments)
+    assert error == ""
+    report = json.loads((tmp_path / "check" / "report.json").read_text())
+    shares = {Path(one["path"]).name: one["unwanted_db"] for one in report["screened"]}
+    # The mask is sigmoid(1) = 0.731: energies of 0.731 and 0.269 squared.
+    share = 0.731**2 / (0.731**2 + 0.269**2)
+    assert shares["voice_000.wav"] == pytest.approx(10 * np.log10(share), abs=0.05)
+    assert shares["music_000.wav"] == pytest.approx(10 * np.log10(1 - share), abs=0.1)
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    unwanted = {Path(f["path"]).name for f in report["findings"] if f["kind"] == "unwanted"}
+    assert unwanted == {f"voice_00{n}.wav" for n in range(4)} | {"copy.flac", "twice.wav"}
+    monkeypatch.setattr("frametx.check.screen_file", None)  # whoever asks again would fail
+    code, _, error = run(monkeypatch, capfd, tmp_path, *arguments)
+    assert (code, error) == (0, "")
+    assert json.loads((tmp_path / "check" / "report.json").read_text()) == report
+
+
+@pytest.mark.parametrize("kind", ["folders", "tracks"])
+def test_a_preview_is_what_training_makes(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    if kind == "folders":
+        write_synthetic_libraries(root, seconds=3, num_files=3, sample_rate=RATE, seed=0)
+    else:
+        for split in ("train", "test"):
+            write_synthetic_tracks(
+                root / split, seconds=3, num_tracks=1, sample_rate=RATE, seed=len(split)
+            )
+    code, _, error = run(monkeypatch, capfd, tmp_path, f"data={root}", "preview=9")
+    assert (code, error) == (0, "")
+    output = tmp_path / "check" / "preview"
+    told = json.loads((output / "preview.json").read_text())
+    assert [sample["sample"] for sample in told] == list(range(9))
+    assert len(list(output.iterdir())) == 10
+    for sample in told:
+        folder = output / f"sample_{sample['sample']:03d}"
+        read = {
+            name: soundfile.read(folder / f"{name}.wav", dtype="float32")[0]
+            for name in ("mixture", "vocals", "instrumental")
+        }
+        assert len(read["mixture"]) == 19 * 256
+        np.testing.assert_allclose(
+            read["vocals"] + read["instrumental"], read["mixture"], atol=1e-6
+        )
+        assert sample["levels"]["mixture"]["peak"] == pytest.approx(np.abs(read["mixture"]).max())
+        assert " at " in sample["files"]
+    assert not (tmp_path / "check" / "report.json").exists()
+    assert "sample 8: " in told[8]["files"] or kind == "tracks"
+
+
+def test_drawn_gains_are_those_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = write_synthetic_libraries(
+        tmp_path / "data", seconds=3, num_files=3, sample_rate=RATE, seed=0
+    )[0].parent
+    gain = "{_target_:frametx.data.augment.Gain,min_db:-20,max_db:6}"
+    common = (f"data={root}", "preview=4", "augment=none")
+    run(monkeypatch, capfd, tmp_path, *common, "output=plain")
+    run(monkeypatch, capfd, tmp_path, *common, f"augment.vocals=[{gain}]", "output=loud")
+    plain, loud = (
+        json.loads((tmp_path / name / "preview" / "preview.json").read_text())
+        for name in ("plain", "loud")
+    )
+    for before, after in zip(plain, loud, strict=True):
+        assert before["files"] == after["files"]
+        (drawn,) = after["drawn"]["parts"]["vocals"]["transforms"]
+        change_db = after["levels"]["vocals"]["rms_db"] - before["levels"]["vocals"]["rms_db"]
+        assert drawn["transform"] == "Gain"
+        assert drawn["gain_db"] == pytest.approx(change_db, abs=1e-3)
+        assert after["levels"]["instrumental"] == before["levels"]["instrumental"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("data=folders",), "data.vocals must be given"),
+        (("preview=-1",), "preview=-1 must be a whole number"),
+        (("threads=0",), "threads=0 must be at least 1"),
+        (("notes=[ugly]",), "ugly is no kind; there is unreadable"),
+        (("screen=nowhere.ckpt",), "nowhere.ckpt: no such checkpoint"),
+        (("data.exclude=nothing.txt",), "nothing.txt cannot be read as a list"),
+        (("sceen=x",), "sceen is no key: did you mean screen?"),
+    ],
+)
+def test_a_users_mistake_is_one_line(
+    arguments: tuple[str, ...],
+    message: str,
+    library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if not arguments[0].startswith("data="):
+        arguments = (f"data={library}", *arguments)
+    code, _, error = run(monkeypatch, capfd, tmp_path, *arguments)
+    assert code == 2
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
