@@ -44,6 +44,29 @@ def test_all_stems_of_a_sample_come_from_one_place(root: Path, tmp_path: Path) -
         assert f"at {found[0] / 8000:.3f} s" in drawn.describe(sample, 500)
 
 
+def test_a_track_that_loses_a_file_is_replaced_until_none_is_left(tmp_path: Path) -> None:
+    root = tmp_path / "songs"
+    write_synthetic_tracks(root, seconds=1.0, num_tracks=2, sample_rate=8000, seed=0, stems=STEMS)
+    drawn = crops(root, tmp_path / "cache", stems=STEMS)
+    (sample, other) = (
+        next(n for n in range(99) if drawn.sampler.draw(n, 500).file == track) for track in (0, 1)
+    )
+    untouched = drawn[other, 500]["stems"]
+    (Path(drawn.names[0]) / "drums.wav").unlink()
+    with pytest.warns(UserWarning, match=r"1 of 6 files cannot be read .*drums\.wav: it is gone"):
+        replaced = drawn[sample, 500]["stems"]
+    assert replaced.abs().sum() > 0
+    assert drawn.describe(sample, 500).startswith(drawn.names[1])
+    assert torch.equal(drawn[other, 500]["stems"], untouched)
+    (Path(drawn.names[1]) / "vocals.wav").unlink()
+    with (
+        pytest.warns(UserWarning, match="2 of 6"),
+        pytest.raises(ValueError, match="none of the 2 tracks can be read any more"),
+    ):
+        drawn[sample, 500]
+    assert drawn.reader.num_lost == 2
+
+
 def test_the_instrumental_is_the_sum_of_what_is_not_sung(root: Path, tmp_path: Path) -> None:
     parts = crops(root, tmp_path, stems=STEMS)[3, 400]["stems"]
     two = crops(root, tmp_path, stems=("vocals", "instrumental"))[3, 400]["stems"]

@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 
 from frametx.data.augment import Drawn, Transform, transformed
 from frametx.data.crops import CropReader
+from frametx.data.decoded import UnreadableFileError
 from frametx.data.inspection import SILENT
 from frametx.data.library import Library
-from frametx.data.sampling import CropSampler
+from frametx.data.sampling import Crop, CropSampler
 from frametx.data.tracks import Tracks
 
 
@@ -70,19 +71,46 @@ class AlignedCrops(Dataset[dict[str, Tensor]]):
         self.sampler = CropSampler.build(lengths, seed=seed, stream="tracks")
 
     def __getitem__(self, index: tuple[int, int]) -> dict[str, Tensor]:
-        """`sample`, its number, and `stems` S C L, of (sample number, length in samples)."""
+        """`sample`, its number, and `stems` S C L, of (sample number, length in samples).
+
+        A track of which a file has vanished or broken during the run is replaced by the next one,
+        with a warning when the count of such files reaches 1, 2, 4, 8...
+
+        Raises:
+            ValueError: when no track is left.
+        """
         sample, num_samples = index
-        crop = self.sampler.draw(sample, num_samples)
-        stems = torch.zeros(len(self.sources[crop.file]), self.reader.num_channels, num_samples)
-        for stem, files in zip(stems, self.sources[crop.file], strict=True):
-            for file in files:
-                stem += torch.from_numpy(self.reader.read(file, crop.start, num_samples))
-        return {"sample": torch.tensor(sample), "stems": stems}
+        for skip in range(len(self.names)):
+            crop = self.sampler.draw(sample, num_samples, skip=skip)
+            if not self._is_lost(crop.file):
+                stems = self._stems(crop, num_samples)
+                if stems is not None:
+                    return {"sample": torch.tensor(sample), "stems": stems}
+        raise ValueError(f"tracks: none of the {len(self.names)} tracks can be read any more")
 
     def describe(self, sample: int, num_samples: int) -> str:
         """Which track, from where on."""
-        crop = self.sampler.draw(sample, num_samples)
-        return f"{self.names[crop.file]} at {crop.start / self.reader.sample_rate:.3f} s"
+        for skip in range(len(self.names)):
+            crop = self.sampler.draw(sample, num_samples, skip=skip)
+            if not self._is_lost(crop.file):
+                return f"{self.names[crop.file]} at {crop.start / self.reader.sample_rate:.3f} s"
+        return "no readable track"
+
+    def _is_lost(self, track: int) -> bool:
+        return any(self.reader.is_lost(file) for stem in self.sources[track] for file in stem)
+
+    def _stems(self, crop: Crop, num_samples: int) -> Float[Tensor, "S C L"] | None:
+        """The stems of one place, or nothing if a file of theirs has just been lost."""
+        sources = self.sources[crop.file]
+        stems = torch.zeros(len(sources), self.reader.num_channels, num_samples)
+        for stem, files in zip(stems, sources, strict=True):
+            for file in files:
+                try:
+                    stem += torch.from_numpy(self.reader.read(file, crop.start, num_samples))
+                except UnreadableFileError as error:
+                    self.reader.lose(file, str(error))
+                    return None
+        return stems
 
 
 class StemTransforms(nn.Module):

@@ -10,6 +10,7 @@ import base64
 import errno
 import io
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -304,6 +305,7 @@ def _open_pieces(address: str) -> Any:
         from litdata import StreamingDataset  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ModuleNotFoundError(f"{INSTALL} ({error})") from error
+    logging.getLogger("litdata").setLevel(logging.WARNING)  # every process would say how it reads
     return StreamingDataset(address, max_cache_size=CACHE_SIZE)
 
 

@@ -449,6 +449,11 @@ class TracksDataModule(StepDataModule):
         """Of the stems' files."""
         return cast(AlignedCrops, self.source).library.fingerprint
 
+    @property
+    def num_lost_files(self) -> int:
+        """Of all stems, in all processes of this machine."""
+        return cast(AlignedCrops, self.source).reader.num_lost
+
     def open_validation(self) -> EvaluationSet:
         """The held-out part."""
         return Tracks(self.root, stems=self.stems)
