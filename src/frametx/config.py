@@ -35,8 +35,9 @@ USER_ERRORS = (
     ModuleNotFoundError,
 )  # a user can act on them
 PATH_KEYS = (
-    *("ckpt", "input", "output", "report", "ckpt_path", "init_from"),
-    *("data.root", "data.vocals", "data.instrumental", "paths.corpora_dir"),
+    *("ckpt", "input", "output", "report", "ckpt_path", "init_from", "screen"),
+    *("data.root", "data.vocals", "data.instrumental", "data.exclude", "paths.corpora_dir"),
+    *("data.vocals.roots", "data.instrumental.roots", "data.validation.roots"),
 )
 
 

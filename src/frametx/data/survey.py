@@ -143,7 +143,8 @@ class Meter:
         self._digest.update((block.T.contiguous() + 0.0).numpy().tobytes())
         square = block.double().square()
         self._energy += float(square.sum())
-        self._peak = max(self._peak, float(block.abs().max()))
+        peak = float(block.abs().max())
+        self._peak = max(self._peak, peak)
         self._seconds += [
             float(part.mean()) for part in square.split(self.sample_rate, dim=1) if part.numel()
         ]
@@ -151,7 +152,7 @@ class Meter:
             left, right = block[0].double(), block[1].double()
             self._mid += float((left + right).square().sum())
             self._side += float((left - right).square().sum())
-        self._count_clipped(block)
+        self._count_clipped(block, peak)
         end = max(1, round(END_SECONDS * self.sample_rate))
         self._end = torch.cat([self._end, block[:, -end:]], dim=1)[:, -end:]
         self._pending = torch.cat([self._pending, block[:2]], dim=1)
@@ -191,8 +192,12 @@ class Meter:
             fingerprint=self._fingerprint.finish(),
         )
 
-    def _count_clipped(self, block: Float[Tensor, "C L"]) -> None:
+    def _count_clipped(self, block: Float[Tensor, "C L"], peak: float) -> None:
         """A run of n >= 3 has n - 2 places where three in a row are full, and one beginning."""
+        if peak < FULL_SCALE and block.shape[1] >= SHORTEST_RUN:  # nearly every block
+            self._full = torch.zeros_like(self._full)
+            self._in_run = torch.zeros_like(self._in_run)
+            return
         full = torch.cat([self._full, block.abs() >= FULL_SCALE], dim=1)
         self._full = full[:, -(SHORTEST_RUN - 1) :]
         three = full.unfold(1, SHORTEST_RUN, 1).all(dim=2)
@@ -206,7 +211,8 @@ class Meter:
         if num_frames < 1:
             return
         frames = self._pending.unfold(1, n_fft, self.hop_length)
-        power = torch.fft.rfft(frames * self._window).abs().square().mean(dim=0)
+        spectra = torch.fft.rfft(frames * self._window)
+        power = (spectra.real.square() + spectra.imag.square()).mean(dim=0)
         self._power += power.double().sum(dim=0)
         self._num_frames += num_frames
         self._fingerprint.push(power.T)
