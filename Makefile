@@ -49,7 +49,7 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: setup ## speed and memory of everything, beside plain transcriptions; about an hour
-	$(BIN)/python -m frametx.bench bench.parts=[plain,attention,family,step,separate]
+	$(BIN)/python -m frametx.bench bench.parts=[plain,attention,family,data,step,separate]
 
 lock: ## pin every version anew in requirements.txt
 	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev --no-emit-index-url --no-header --no-annotate -o requirements.txt pyproject.toml

@@ -2,6 +2,7 @@
 
     plain      every network written down plainly from its spec, and ours with the same weights
     family     parameters, work and memory of the presets of conf/model
+    data       reading and mixing, from each kind of file to a batch that is ready on the device
     attention  a chain of two layers of V10, scores in memory or in a fused kernel
     step       one optimiser step of the composed run: forward, loss, backward, AdamW
     separate   a minute of noise through the composed separator, chunk by chunk
@@ -18,19 +19,23 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from frametx.config import hydra_main
+from frametx.data.voxaug import STEMS
 from frametx.nn.residual_scores import residual_attention
 from frametx.streaming import separate_waveform
 
@@ -158,6 +163,70 @@ def chain(cfg: DictConfig) -> list[Row]:
     return [{"CPU s": row["CPU s"], "MB": max(0.0, row["peak MB"] - rest)}]
 
 
+def data(cfg: DictConfig) -> list[Row]:
+    """A library of each kind of file, read by one process as a worker reads it."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("wav", "flac", "ogg", "mp3"):
+            for role in ("vocals", "instrumental"):
+                write_library(Path(folder) / suffix / role, suffix)
+            for decode_once in (False, True):
+                named = [f"data.{role}={folder}/{suffix}/{role}" for role in STEMS]
+                named += ["data=folders", f"data.decode_once={str(decode_once).lower()}"]
+                named += [f"paths.cache_dir={folder}/{suffix}/cache"]
+                row = {"files": suffix, "decode_once": decode_once}
+                rows.append(row | rerun("loading", *named)[0])
+                say(rows[-1])
+    return rows
+
+
+def write_library(folder: Path, suffix: str) -> None:
+    """Two minutes of stereo noise that fades in and out, in two files."""
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(2):
+        noise = 0.1 * torch.randn(44_100 * 60, 2, generator=generator)
+        swell = 0.6 + 0.4 * torch.linspace(0, 60, len(noise)).sin()
+        soundfile.write(folder / f"{number}.{suffix}", (noise * swell[:, None]).numpy(), 44_100)
+
+
+def loading(cfg: DictConfig) -> list[Row]:
+    """Seconds of audio a second: decoded, as excerpts of samples, and mixed on the CPU."""
+    module = instantiate(cfg.data)
+    stage = instantiate(cfg.curriculum).stage(0)
+    num_samples = instantiate(cfg.stft).num_samples(stage.frames)
+    files = [file for library in module.libraries.values() for file in library.files]
+    start = time.process_time()
+    for file in files:
+        soundfile.read(file.path, dtype="float32")
+    decode_s = time.process_time() - start
+    source = module.source
+    for warm_up in range(4):  # decoded files are stored here
+        source[(1000 + warm_up, num_samples)]
+    count = 8 * stage.batch_size
+    start = time.process_time()
+    samples = [source[(number, num_samples)] for number in range(count)]
+    read_s = time.process_time() - start
+    batches = [
+        default_collate(samples[first : first + stage.batch_size])
+        for first in range(0, count, stage.batch_size)
+    ]
+    module.mix(batches[0])
+    start = time.process_time()
+    for batch in batches:
+        module.mix(batch)
+    mix_s = time.process_time() - start
+    seconds = count * num_samples / cfg.audio.sample_rate
+    return [
+        {
+            "decoded s per s": sum(file.seconds for file in files) / decode_s,
+            "mixtures read, s per s": seconds / read_s,
+            "read and mixed, s per s": seconds / (read_s + mix_s),
+            "mixing, ms a batch": 1000 * mix_s / len(batches),
+        }
+    ]
+
+
 def step(cfg: DictConfig) -> list[Row]:
     """One optimiser step of the first stage, on noise that is already on the device."""
     module = instantiate(cfg.module)
@@ -223,15 +292,16 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
 
 
-# `memory` and `chain` are what `family` and `attention` run again and again
+# what `family`, `attention` and `data` run again and again
 PARTS: dict[str, Callable[[DictConfig], list[Row]]] = {
     "plain": plain,
     "family": family,
+    "data": data,
     "attention": attention,
     "step": step,
     "separate": separate,
 }
-INNER = {"memory": memory, "chain": chain}
+INNER = {"memory": memory, "chain": chain, "loading": loading}
 
 
 def rerun(part: str, *overrides: str) -> list[Row]:
@@ -295,8 +365,8 @@ def main(cfg: DictConfig) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"threads": cfg.bench.threads, "torch": str(torch.__version__)}
     for part in cfg.bench.parts:
-        composes = part in ("plain", "family", "attention")  # these start processes themselves
-        rows[part] = PARTS[part](cfg) if composes else rerun(part)
+        starts_processes = part in ("plain", "family", "attention", "data")
+        rows[part] = PARTS[part](cfg) if starts_processes else rerun(part)
         console.print(table(part, rows[part]))
         output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
     print(f"written: {output}")

@@ -94,6 +94,8 @@ def hydra_main(
 
         @functools.wraps(task)
         def main() -> None:
+            failures.clear()
+            codes.clear()
             sys.argv[1:] = [quote_path(argument) for argument in folder_as_data(sys.argv[1:])]
             check_command_line(config_name, sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(
