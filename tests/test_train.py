@@ -18,6 +18,7 @@ from frametx.checkpoint import load_separator
 from frametx.config import conf_dir
 from frametx.data.synthetic import write_synthetic_tracks
 from frametx.train import train, warn_of_missing_past
+from frametx.training.curriculum import ContextCurriculum
 
 Compose = Callable[..., DictConfig]
 SMALL_MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*_small.yaml"))
@@ -266,19 +267,18 @@ def test_aligned_tracks_are_trained_on_and_validated(
     assert best.name == "best.ckpt"
 
 
-def test_a_network_that_reads_its_past_says_so_when_samples_hold_none(
-    tmp_path: Path, compose_tiny: Compose
-) -> None:
+def test_a_network_that_reads_its_past_says_so_when_samples_hold_none() -> None:
     class Separator:
         num_past_frames, crop_frames = 512, 256
 
-    curriculum = instantiate(compose_tiny(tmp_path, "curriculum=constant").curriculum)
+    def curriculum(frames: int) -> ContextCurriculum:
+        stage = {"until_step": None, "frames": frames, "batch_size": 1, "accumulate": 1}
+        return ContextCurriculum(stages=[stage])
+
     with pytest.warns(UserWarning, match="at most 256 frames"):
-        warn_of_missing_past(Separator(), curriculum)
-    warn_of_missing_past(
-        Separator(), instantiate(compose_tiny(tmp_path, "curriculum=long").curriculum)
-    )
-    warn_of_missing_past(object(), curriculum)
+        warn_of_missing_past(Separator(), curriculum(256))
+    warn_of_missing_past(Separator(), curriculum(768))
+    warn_of_missing_past(object(), curriculum(256))
 
 
 @pytest.mark.slow
