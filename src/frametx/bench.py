@@ -187,7 +187,9 @@ def write_library(folder: Path, suffix: str) -> None:
     for number in range(2):
         noise = 0.1 * torch.randn(44_100 * 60, 2, generator=generator)
         swell = 0.6 + 0.4 * torch.linspace(0, 60, len(noise)).sin()
-        soundfile.write(folder / f"{number}.{suffix}", (noise * swell[:, None]).numpy(), 44_100)
+        with soundfile.SoundFile(folder / f"{number}.{suffix}", "w", 44_100, 2) as file:
+            for block in (noise * swell[:, None]).split(1 << 16):  # vorbis crashes on long ones
+                file.write(block.numpy())
 
 
 def loading(cfg: DictConfig) -> list[Row]:
@@ -359,7 +361,7 @@ def main(cfg: DictConfig) -> None:
         torch.set_num_threads(cfg.bench.threads)
         print(json.dumps((PARTS | INNER)[cfg.bench.parts[0]](cfg)))
         return
-    console = Console(width=max(Console().width, 100))
+    console = Console(width=max(Console().width, 120))
     rows: dict[str, list[Row]] = {}
     output = Path(cfg.bench.output)
     output.parent.mkdir(parents=True, exist_ok=True)
