@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from frametx.checkpoint import load_separator
 from frametx.config import conf_dir
 from frametx.data.synthetic import write_synthetic_tracks
+from frametx.nn.block import Block
 from frametx.train import train, warn_of_missing_past
 from frametx.training.curriculum import ContextCurriculum
 
@@ -265,6 +266,20 @@ def test_aligned_tracks_are_trained_on_and_validated(
     best = train(cfg)
     assert best is not None
     assert best.name == "best.ckpt"
+
+
+@pytest.mark.parametrize("backend", ["fused", "materialised"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_module_sets_the_backend_and_what_runs_again(
+    tmp_path: Path, compose_tiny: Compose, backend: str, recompute: bool
+) -> None:
+    options = (f"module.attention={backend}", f"module.recompute={str(recompute).lower()}")
+    parts = list(instantiate(compose_tiny(tmp_path, *options).module).separator.modules())
+    backends = {
+        vars(part)["attention_backend"] for part in parts if "attention_backend" in vars(part)
+    }
+    assert backends == {backend}
+    assert any(isinstance(part, Block) and part.recomputes for part in parts) is recompute
 
 
 def test_a_network_that_reads_its_past_says_so_when_samples_hold_none() -> None:

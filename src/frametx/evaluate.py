@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from frametx import __version__
-from frametx.audio.io import AudioWriter
+from frametx.audio.io import write_wav
 from frametx.audio.picture import save_picture
 from frametx.checkpoint import load_separator
 from frametx.config import hydra_main
@@ -215,18 +215,6 @@ class Keep:
                 waveforms |= {stem: estimate, f"{stem}.truth": truth}
             for part, waveform in waveforms.items():
                 write_wav(folder / f"{part}.wav", waveform, sample_rate=mixture.sample_rate)
-
-
-def write_wav(path: Path, waveform: Float[Tensor, "C L"], *, sample_rate: int) -> None:
-    """In 32-bit floats, so that an estimate beyond +-1 is kept as it is."""
-    with AudioWriter(
-        path,
-        sample_rate=sample_rate,
-        num_channels=waveform.shape[0],
-        format="WAV",
-        subtype="FLOAT",
-    ) as writer:
-        writer.write(waveform)
 
 
 def file_name(index: int, track: str) -> str:

@@ -274,3 +274,15 @@ def _missing_bytes(path: Path) -> int:
                 return max(0, file.tell() + length - path.stat().st_size) if is_known else 0
             file.seek(length + length % 2, os.SEEK_CUR)
     return 0
+
+
+def write_wav(path: Path, waveform: Float[Tensor, "C L"], *, sample_rate: int) -> None:
+    """In 32-bit floats, so that an estimate beyond +-1 is kept as it is."""
+    with AudioWriter(
+        path,
+        sample_rate=sample_rate,
+        num_channels=waveform.shape[0],
+        format="WAV",
+        subtype="FLOAT",
+    ) as writer:
+        writer.write(waveform)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from frametx.audio.io import AudioWriter
+from frametx.audio.io import write_wav
 
 AT_ONCE = 8
 """Samples mixed together, so that a long preview fits into memory."""
@@ -68,7 +68,7 @@ def write_preview(
             folder = output / f"sample_{number:03d}"
             waveforms = {"mixture": mixed.sum(dim=0), **dict(zip(stems, mixed, strict=True))}
             for name, waveform in waveforms.items():
-                _write(folder / f"{name}.wav", waveform.cpu(), sample_rate)
+                write_wav(folder / f"{name}.wav", waveform.cpu(), sample_rate=sample_rate)
             told.append(
                 {
                     "sample": number,
@@ -82,17 +82,6 @@ def write_preview(
                 on_sample(number)
     (output / "preview.json").write_text(json.dumps(told, indent=1, default=str) + "\n")
     return told
-
-
-def _write(path: Path, waveform: Float[Tensor, "C L"], sample_rate: int) -> None:
-    with AudioWriter(
-        path,
-        sample_rate=sample_rate,
-        num_channels=waveform.shape[0],
-        format="WAV",
-        subtype="FLOAT",
-    ) as writer:
-        writer.write(waveform)
 
 
 def _level(waveform: Float[Tensor, "C L"]) -> dict[str, float | None]:

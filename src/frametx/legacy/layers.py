@@ -162,11 +162,6 @@ def res_block(
     return convert_block
 
 
-def linear_feed_forward(old: Weights) -> Weights:
-    """Two linear layers, under the names of the convolutions they once were."""
-    return convert_blocks(old, {"expand": ("conv1", linear), "contract": ("conv2", linear)})
-
-
 def convolutional_feed_forward(old: Weights) -> Weights:
     """Two convolutions."""
     return convert_blocks(old, {"expand": ("conv1", conv), "contract": ("conv2", conv)})
