@@ -29,9 +29,9 @@ from frametx.evaluate import (
     main,
     report,
 )
+from frametx.execution import choose_device
 from frametx.metrics.summary import Summary
 from frametx.separator import SpectrogramSeparator
-from frametx.streaming import choose_device
 
 RATE = 8000  # Hz
 STEMS = ("vocals", "instrumental")

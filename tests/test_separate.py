@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from frametx.audio.io import AudioInfo
 from frametx.checkpoint import load_separator, save_separator
 from frametx.config import conf_dir, quote_path
+from frametx.execution import choose_device
 from frametx.separate import (
     FileReport,
     Options,
@@ -32,7 +33,6 @@ from frametx.separate import (
     try_to_separate,
 )
 from frametx.songs import Job
-from frametx.streaming import choose_device
 
 SEPARATOR = {
     "_target_": "frametx.separator.SpectrogramSeparator",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from frametx.audio.stft import Stft
+from frametx.execution import Execution
 from frametx.separator import SpectrogramSeparator
 from frametx.streaming import remainder_index, separate_blocks, separate_waveform
 
@@ -46,7 +47,9 @@ def noise(num_channels: int, length: int) -> Tensor:
 
 
 def in_blocks(separator: Share, mixture: Tensor, block: int, **options: object) -> Tensor:
-    chosen = {"sample_rate": RATE, "overlap": 0.25, "batch_size": 2, "device": "cpu"} | options
+    batch_size = options.pop("batch_size", 2)
+    execution = Execution(device="cpu", batch_size=batch_size)  # pyright: ignore[reportArgumentType]
+    chosen = {"sample_rate": RATE, "overlap": 0.25, "execution": execution} | options
     blocks = mixture.split(block, dim=1)
     return torch.cat(list(separate_blocks(separator, blocks, **chosen)), dim=2)  # pyright: ignore[reportArgumentType]
 
@@ -195,7 +198,7 @@ def test_an_empty_stream_gives_nothing() -> None:
     separator = Share((0.5, 0.5))
     for blocks in ([], [torch.zeros(2, 0)]):
         stems = separate_blocks(
-            separator, blocks, sample_rate=RATE, overlap=0.0, batch_size=1, device="cpu"
+            separator, blocks, sample_rate=RATE, overlap=0.0, execution=Execution(device="cpu")
         )
         assert not list(stems)
 
@@ -210,8 +213,9 @@ def test_stems_appear_before_the_stream_ends() -> None:
             yield torch.zeros(2, 100)
 
     separator = Share((0.5, 0.5), rate=11_025)
+    execution = Execution(device="cpu", batch_size=2)
     stems = separate_blocks(
-        separator, endless(), sample_rate=RATE, overlap=0.25, batch_size=2, device="cpu"
+        separator, endless(), sample_rate=RATE, overlap=0.25, execution=execution
     )
     given = 0
     while given < 50_000:
@@ -223,7 +227,6 @@ def test_stems_appear_before_the_stream_ends() -> None:
     ("options", "message"),
     [
         ({"overlap": 1.0}, "overlap"),
-        ({"batch_size": 0}, r"batch_size \(0\) must be at least 1"),
         ({"chunk_samples": 0}, "at least 1 sample"),
         ({"remainder": "piano"}, "remainder=piano"),
     ],
@@ -231,7 +234,8 @@ def test_stems_appear_before_the_stream_ends() -> None:
 def test_an_option_out_of_range_is_refused_at_once(
     options: dict[str, object], message: str
 ) -> None:
-    chosen = {"sample_rate": RATE, "overlap": 0.0, "batch_size": 1, "device": "cpu"} | options
+    execution = Execution(device="cpu")
+    chosen = {"sample_rate": RATE, "overlap": 0.0, "execution": execution} | options
     with pytest.raises(ValueError, match=message):
         separate_blocks(Share((0.5, 0.5)), [], **chosen)  # pyright: ignore[reportArgumentType]
 

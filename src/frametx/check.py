@@ -41,9 +41,9 @@ from frametx.data.survey_picture import (
     save_waveforms,
 )
 from frametx.data.tracks import HELD_OUT_FOLDERS, DrawnMixtures, EvaluationSet, Tracks
+from frametx.execution import choose_device
 from frametx.screening import Verdict, screen_file, unwanted_stems
 from frametx.separator import Separator
-from frametx.streaming import choose_device
 from frametx.training.datamodule import StepDataModule, TracksDataModule, VoxaugDataModule
 
 

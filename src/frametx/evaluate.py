@@ -27,12 +27,13 @@ from frametx.audio.picture import save_picture
 from frametx.checkpoint import load_separator
 from frametx.config import hydra_main
 from frametx.data.tracks import EvaluationSet, Mixture
+from frametx.execution import choose_device
 from frametx.metrics.bootstrap import check_resamples
 from frametx.metrics.report import table, write_csv, write_json
 from frametx.metrics.scores import Score, score_track
 from frametx.metrics.summary import Summary, summarise
 from frametx.separator import Separator
-from frametx.streaming import choose_device, separate_waveform
+from frametx.streaming import separate_waveform
 
 
 @dataclass(frozen=True)

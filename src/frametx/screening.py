@@ -18,6 +18,7 @@ from torch import Tensor
 
 from frametx.data.index import AudioFile
 from frametx.data.survey import blocks_of
+from frametx.execution import Execution
 from frametx.separator import Separator
 from frametx.streaming import separate_blocks
 
@@ -87,8 +88,7 @@ def screen_file(
         blocks_of(file, block_samples=BLOCK_SAMPLES),
         sample_rate=file.sample_rate,
         overlap=0.25,
-        batch_size=batch_size,
-        device=device,
+        execution=Execution(device=device, batch_size=batch_size),
     )
     verdict = weigh(blocks, unwanted=unwanted, window=WINDOW_SECONDS * file.sample_rate)
     if math.isnan(verdict.unwanted_db):

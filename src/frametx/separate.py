@@ -32,9 +32,10 @@ from frametx.audio.chunking import hop_samples
 from frametx.audio.io import INTEGER_BITS, AudioInfo, AudioWriter, is_writable, probe, read_blocks
 from frametx.checkpoint import load_separator
 from frametx.config import hydra_main, one_line
+from frametx.execution import Execution, choose_device
 from frametx.separator import Separator
 from frametx.songs import Job, find_songs, plan
-from frametx.streaming import choose_device, remainder_index, separate_blocks
+from frametx.streaming import remainder_index, separate_blocks
 
 BLOCK_SAMPLES = 1 << 16  # read at once
 WAV_BYTES = (1 << 32) - (1 << 16)  # a wav counts its bytes in 32 bits
@@ -233,8 +234,7 @@ def separate_file(
             read_blocks(job.source, block_samples=BLOCK_SAMPLES),
             sample_rate=info.sample_rate,
             overlap=options.overlap,
-            batch_size=options.batch_size,
-            device=options.device,
+            execution=Execution(device=options.device, batch_size=options.batch_size),
             chunk_samples=options.chunk_samples,
         )
         for block in blocks:

@@ -9,15 +9,16 @@ So the stems sum to the input, and what a model of a lower rate cannot hear stay
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from frametx.audio.chunking import Chunk, OverlapAdder, Splitter, hop_samples
 from frametx.audio.resample import StreamResampler
+from frametx.execution import Execution, device_of
 from frametx.separator import Past, Separator, SpectrogramSeparator
 
 Block = Float[Tensor, "C _"]  # L differs from block to block
@@ -31,8 +32,7 @@ def separate_blocks(
     *,
     sample_rate: int,
     overlap: float,
-    batch_size: int,
-    device: torch.device | str,
+    execution: Execution,
     remainder: str | None = None,
     chunk_samples: int | None = None,
 ) -> Iterator[Stems]:
@@ -47,8 +47,7 @@ def separate_blocks(
         blocks: consecutive pieces of the mixture, all with the same C.
         sample_rate: of the blocks, Hz.
         overlap: the part of a chunk that the next one sees again, 0 <= overlap < 1.
-        batch_size: items that go through the separator at once.
-        device: of the separator.
+        execution: runs the separator, on its device.
         remainder: the stem that is the mixture minus the others; None is the instrumental, else the
             last. A separator of a single stem has none.
         chunk_samples: at the separator's rate; None is what the separator likes.
@@ -58,16 +57,13 @@ def separate_blocks(
     """
     chunk_samples = separator.chunk_samples if chunk_samples is None else chunk_samples
     hop = hop_samples(chunk_samples, overlap)
-    if batch_size < 1:
-        raise ValueError(f"batch_size ({batch_size}) must be at least 1")
     rest = remainder_index(separator.stems, remainder)
     return _stems(
         separator,
         blocks,
         rates=(sample_rate, separator.sample_rate),
         chunks=(chunk_samples, hop),
-        batch_size=batch_size,
-        device=device,
+        execution=execution,
         rest=rest,
     )
 
@@ -101,8 +97,9 @@ def separate_waveform(
         mixture.cpu().split(BLOCK_SAMPLES, dim=1),
         sample_rate=sample_rate,
         overlap=overlap,
-        batch_size=batch_size,
-        device=device_of(separator) if device is None else device,
+        execution=Execution(
+            device=device_of(separator) if device is None else device, batch_size=batch_size
+        ),
         remainder=remainder,
         chunk_samples=chunk_samples,
     )
@@ -124,42 +121,13 @@ def remainder_index(stems: tuple[str, ...], remainder: str | None) -> int | None
     return stems.index(remainder)
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is the first of cuda, mps and cpu that is there.
-
-    Raises:
-        ValueError: if there is no such device.
-    """
-    is_there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return torch.device(next(kind for kind, there in is_there.items() if there))
-    kind, _, index = name.partition(":")
-    if kind not in is_there or (index and not index.isdigit()):
-        raise ValueError(f"device={name} must be auto, cpu, cuda, cuda:0, cuda:1 ... or mps")
-    count = torch.cuda.device_count() if kind == "cuda" else 1
-    if not is_there[kind] or int(index or 0) >= count:
-        raise ValueError(f"device={name} is not there: use device=auto or device=cpu")
-    return torch.device(name)
-
-
-def device_of(separator: Separator) -> torch.device:
-    """Where the separator's weights lie; the CPU if it has none."""
-    assert isinstance(separator, nn.Module)
-    return next((weight.device for weight in separator.parameters()), torch.device("cpu"))
-
-
 def _stems(
     separator: Separator,
     blocks: Iterable[Block],
     *,
     rates: tuple[int, int],
     chunks: tuple[int, int],
-    batch_size: int,
-    device: torch.device | str,
+    execution: Execution,
     rest: int | None,
 ) -> Iterator[Stems]:
     held = Held()
@@ -169,8 +137,7 @@ def _stems(
         separator,
         _resampled(held.remember(blocks), outer, inner),
         chunks=chunks,
-        batch_size=batch_size,
-        device=device,
+        execution=execution,
     )
     for stems in _resampled((block[others] for block in estimates), inner, outer):
         mixture = held.take(stems.shape[2])
@@ -189,8 +156,7 @@ def _estimates(
     blocks: Iterable[Block],
     *,
     chunks: tuple[int, int],
-    batch_size: int,
-    device: torch.device | str,
+    execution: Execution,
 ) -> Iterator[Stems]:
     """Chunks through the separator and back together, all at the separator's rate."""
     chunk_samples, hop = chunks
@@ -208,13 +174,7 @@ def _estimates(
         mixtures = torch.stack([chunk.samples for chunk in batch])
         if in_order is not None:
             in_order.move_to(batch[0])
-        estimates = _separated(
-            in_order or separator,
-            mixtures,
-            num_channels=separator.num_channels,
-            batch_size=batch_size if in_order is None else len(batch) * mixtures.shape[1],
-            device=device,
-        )
+        estimates = _separated(separator, mixtures, execution=execution, in_order=in_order)
         for chunk, estimate in zip(batch, estimates, strict=True):
             yield adder.add(estimate, chunk.num_settled)
 
@@ -223,7 +183,7 @@ def _estimates(
         owed += block.shape[1]
         # As many chunks as fill a batch, whatever the block: the same batches for any block size.
         num_groups = -(-block.shape[0] // separator.num_channels)
-        at_once = max(1, batch_size // num_groups) if in_order is None else 1
+        at_once = max(1, execution.batch_size // num_groups) if in_order is None else 1
         while len(waiting) >= at_once:
             for settled in run(waiting[:at_once]):
                 owed -= settled.shape[2]
@@ -273,21 +233,23 @@ class InOrder:
 
 
 def _separated(
-    separator: Callable[[Tensor], Tensor],
+    separator: Separator,
     mixtures: Float[Tensor, "B C L"],
     *,
-    num_channels: int,
-    batch_size: int,
-    device: torch.device | str,
+    execution: Execution,
+    in_order: InOrder | None,
 ) -> Float[Tensor, "B S C L"]:
-    """The separator, which takes `num_channels`, over mixtures of any number of channels."""
+    """The separator, which takes a certain number of channels, over mixtures of any number."""
     num_mixtures, num_given, _ = mixtures.shape
+    num_channels = separator.num_channels
     lacking = -num_given % num_channels
     filled = torch.cat([mixtures, mixtures[:, -1:].expand(-1, lacking, -1)], dim=1)
     items = rearrange(filled, "b (group c) l -> (b group) c l", c=num_channels)
-    with torch.inference_mode():
-        batches = [separator(batch.to(device)).float().cpu() for batch in items.split(batch_size)]
-    estimates = rearrange(torch.cat(batches), "(b group) s c l -> b s (group c) l", b=num_mixtures)
+    if in_order is None:
+        estimates = execution(separator, items)
+    else:
+        estimates = execution.whole(in_order, items)
+    estimates = rearrange(estimates, "(b group) s c l -> b s (group c) l", b=num_mixtures)
     if not lacking:
         return estimates
     last = num_given - 1  # went in more than once: its copies are averaged
