@@ -173,7 +173,7 @@ class V9Patch(nn.Module):
         for transformer in self.transformers:
             patches, scores = transformer(patches, num_patches=num_patches, scores=scores)
         return rearrange(
-            patches, "(b m l) c t f -> b c (l t) (m f)", b=len(x), l=x.shape[2] // side
+            patches, "(b m l) c t f -> b c (l t) (m f)", b=x.shape[0], l=x.shape[2] // side
         )
 
 

@@ -72,7 +72,7 @@ class ConvolutionalEmbedding(Block):
         h = x
         if self.has_sinusoids:
             table = sinusoid_table(*size, device=x.device).to(x.dtype)
-            h = torch.cat([x, table.expand(len(x), 1, -1, -1)], 1)
+            h = torch.cat([x, table.expand(x.shape[0], 1, -1, -1)], 1)
         maps = [self.extracts[0](h)]
         for encoder, extract in zip(self.encoders, self.extracts[1:], strict=True):
             h = encoder(h)

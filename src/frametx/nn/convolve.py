@@ -44,7 +44,7 @@ def convolve(
         return pointwise_conv(x, weight.flatten(1), conv.bias)
     if _folds(x, conv):
         return folded_conv2d(x, weight, conv.bias)
-    if x.device.type == "cpu" and len(weight) <= _FEW_MAPS:
+    if _prefers_channels_last(x) and len(weight) <= _FEW_MAPS:
         x = _ChannelsLast.apply(x)
     return F.conv2d(x, weight, conv.bias, conv.stride, conv.padding).contiguous()
 
@@ -57,7 +57,7 @@ def convolve_twice(
 ) -> Float[Tensor, "B D T_out F_out"]:
     """Apply `first`, an activation that looks at every number alone, and `second`."""
     special = (_is_pointwise(conv) or _folds(x, conv) for conv in (first, second))
-    if x.device.type != "cpu" or any(special):
+    if not _prefers_channels_last(x) or any(special):
         return convolve(activation(convolve(x, first)), second)
     x = _ChannelsLast.apply(x)
     x = activation(F.conv2d(x, first.weight, first.bias, first.stride, first.padding))
@@ -78,6 +78,11 @@ class _ChannelsLast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return grads[0].contiguous()
+
+
+def _prefers_channels_last(x: Float[Tensor, "B C T F"]) -> bool:
+    """On a CPU; what is exported is laid out by whoever runs it."""
+    return x.device.type == "cpu" and not torch.compiler.is_exporting()
 
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:

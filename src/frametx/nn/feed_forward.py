@@ -66,7 +66,7 @@ class LinearFeedForward(nn.Module):
             self.contract.weight,
             self.activation,
         )
-        y = y.unflatten(1, (len(x), -1)).transpose(0, 1)
+        y = y.unflatten(1, (x.shape[0], -1)).transpose(0, 1)
         return y if self.contract.mixing is None else mix_maps(y, self.contract.mixing)
 
 

@@ -58,7 +58,7 @@ def mix_maps(
     Behind `linear_per_channel` the maps are outermost in memory: one product, of nothing copied.
     """
     mixed = mixing @ x.transpose(0, 1).flatten(1)
-    return mixed.unflatten(1, (len(x), *x.shape[2:])).transpose(0, 1)
+    return mixed.unflatten(1, (x.shape[0], *x.shape[2:])).transpose(0, 1)
 
 
 def linear_per_channel(
@@ -76,7 +76,7 @@ def linear_per_channel(
         x, weight = x.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):
         y = _BatchedLinear.apply(x.transpose(0, 1).flatten(1, 2), weight)
-    return y.unflatten(1, (len(x), -1)).transpose(0, 1)
+    return y.unflatten(1, (x.shape[0], -1)).transpose(0, 1)
 
 
 class _BatchedLinear(torch.autograd.Function):

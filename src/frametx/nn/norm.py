@@ -26,7 +26,7 @@ class MultichannelLayerNorm(nn.Module):
         normal = F.layer_norm(x, features, eps=self.eps)
         # Repeated over the batch by hand, the gradients are summed over batch and frames one after
         # the other; in a single sum over both, backward takes half as long again.
-        bias, weight = (p.expand(len(x), -1, -1, -1) for p in (self.bias, self.weight))
+        bias, weight = (p.expand(x.shape[0], -1, -1, -1) for p in (self.bias, self.weight))
         return torch.addcmul(bias, normal, weight)
 
 

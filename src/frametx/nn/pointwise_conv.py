@@ -36,9 +36,9 @@ def pointwise_conv(
     The matrix is repeated by stride for a batched product: matmul would transpose the maps instead,
     and on two threads the backward pass of a convolution kernel takes ten times as long.
     """
-    weight = weight.expand(len(x), -1, -1)
+    weight = weight.expand(x.shape[0], -1, -1)
     if bias is None:
         y = torch.bmm(weight, x.flatten(2))
     else:
-        y = torch.baddbmm(bias[:, None].expand(len(x), -1, -1), weight, x.flatten(2))
+        y = torch.baddbmm(bias[:, None].expand(x.shape[0], -1, -1), weight, x.flatten(2))
     return y.unflatten(-1, x.shape[2:])

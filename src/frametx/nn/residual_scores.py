@@ -124,7 +124,7 @@ def residual_attention(
     batch = q.shape[:-2]
     flat_q, flat_k, flat_v = (x.flatten(0, -3) for x in (query, k, v))
     before = None if scores is None else scores.materialised().flatten(0, -3)
-    if q.device.type == "cpu" and q.dtype in _EXACT and k.shape[-2] >= _CPU_MIN_BLOCKED_TOKENS:
+    if _blocks_pay(q) and k.shape[-2] >= _CPU_MIN_BLOCKED_TOKENS:
         with torch.autocast("cpu", enabled=False):
             flat_k, flat_v = flat_k.to(q.dtype), flat_v.to(q.dtype)
             attended, matrix = blocked_residual_attention(flat_q, flat_k, flat_v, before)
@@ -160,12 +160,17 @@ def _fused_is_faster(q: Tensor, k: Tensor, *, num_features: int) -> bool:
     return k.shape[-2] >= _CPU_MIN_TOKENS[mode] and extra <= _CPU_MAX_EXTRA_FEATURES[mode]
 
 
+def _blocks_pay(q: Tensor) -> bool:
+    """Blocks fit a processor's cache; an exported graph would hold those of its example."""
+    return q.device.type == "cpu" and q.dtype in _EXACT and not torch.compiler.is_exporting()
+
+
 def _fused_attention(
     q: Float[Tensor, "*batch T W"], k: Float[Tensor, "*batch M W"], v: Float[Tensor, "*batch M D"]
 ) -> Float[Tensor, "*batch T D"]:
     """Attention of scaled queries by a kernel that does not write the scores to memory."""
     width, batch = v.shape[-1], q.shape[:-2]
-    if q.device.type == "cpu" and q.shape[-1] != width and q.dtype in _EXACT:
+    if _blocks_pay(q) and q.shape[-1] != width:
         with torch.autocast("cpu", enabled=False):
             flat = (x.to(q.dtype).flatten(0, -3) for x in (q, k, v))
             return blocked_attention(*flat).unflatten(0, batch)

@@ -58,6 +58,6 @@ def _banded_conv2d(
     band = (heads + reach[:, None, None] == heads[:, None]).mT.to(conv.weight.dtype)
     weight = torch.einsum("ockyx,khg->ohcgyx", conv.weight, band).flatten(2, 3).flatten(0, 1)
     assert conv.bias is not None
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and not torch.compiler.is_exporting():
         x = x.contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, weight, conv.bias.repeat_interleave(num_heads), padding=1)
