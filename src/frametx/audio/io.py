@@ -1,7 +1,8 @@
 """Audio files: what one holds, its samples in blocks, and writing one that appears only when whole.
 
-Everything goes through libsndfile (wav, flac, ogg, mp3, aiff ...). Every way in which a file can be
-bad ends in a ValueError of one line that begins with the file's path.
+Everything goes through libsndfile (wav, flac, ogg, mp3, aiff ...), but for the containers that it
+cannot read (m4a, wma, videos ...): see container.py. Every way in which a file can be bad ends in a
+ValueError of one line that begins with the file's path.
 """
 
 import errno
@@ -19,6 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from frametx.audio.container import CONTAINER_SUFFIXES, probe_container, read_container
+
 INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 UNBOUNDED = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")  # keep values beyond +-1
 LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_III")
@@ -29,7 +32,11 @@ WRITE_SAMPLES = (
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says; `format` and `subtype` in libsndfile's words (WAV, PCM_24 ...)."""
+    """What a file's header says; `format` and `subtype` in libsndfile's words (WAV, PCM_24 ...).
+
+    Of a container that libsndfile cannot read the words are FFmpeg's (MOV, AAC ...), and
+    `num_samples` is an estimate (`is_length_estimated`): what decodes may be a little more or less.
+    """
 
     path: Path
     num_samples: int
@@ -38,6 +45,7 @@ class AudioInfo:
     format: str
     subtype: str
     tags: dict[str, str] = field(default_factory=dict)
+    is_length_estimated: bool = False
 
 
 def probe(path: Path | str) -> AudioInfo:
@@ -48,6 +56,17 @@ def probe(path: Path | str) -> AudioInfo:
         ValueError: if it is not audio, holds no samples, or is shorter than its header promises.
     """
     path = Path(path)
+    if _is_container(path):
+        info = probe_container(path)
+        return AudioInfo(
+            path=path,
+            num_samples=info.num_samples,
+            sample_rate=info.sample_rate,
+            num_channels=info.num_channels,
+            format=info.format,
+            subtype=info.codec,
+            is_length_estimated=True,
+        )
     with _opened(path) as file:
         missing = _missing_bytes(path)
         if missing:
@@ -72,11 +91,15 @@ def read_audio(
 ) -> Float[Tensor, "C L"]:
     """Samples `start` .. `start + num_samples` (to the end if None) at the file's own rate.
 
+    A container that libsndfile cannot read is decoded from its beginning on.
+
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is bad, ends before, or holds a sample that is not finite.
     """
     path = Path(path)
+    if _is_container(path):
+        return _excerpt(path, start, num_samples)
     with _opened(path) as file:
         if not 0 <= start <= file.frames:
             raise ValueError(f"{path}: start ({start}) is outside its {file.frames} samples")
@@ -101,6 +124,9 @@ def read_blocks(path: Path | str, *, block_samples: int) -> Iterator[Float[Tenso
             before that have been given by then.
     """
     path = Path(path)
+    if _is_container(path):
+        yield from _container_blocks(path, block_samples)
+        return
     with _opened(path) as file:
         at = 0
         while True:
@@ -242,6 +268,44 @@ def _opened(path: Path) -> sf.SoundFile:
         return sf.SoundFile(path)
     except sf.LibsndfileError as error:
         raise ValueError(f"{path}: is not audio that can be read: {error.error_string}") from error
+
+
+def _is_container(path: Path) -> bool:
+    """Whether a file is for FFmpeg: a container by its name, and nothing that libsndfile reads."""
+    if path.suffix.lower() not in CONTAINER_SUFFIXES or not path.is_file():
+        return False
+    if path.stat().st_size == 0:
+        return False
+    try:
+        sf.SoundFile(path).close()
+    except sf.LibsndfileError:
+        return True
+    return False
+
+
+def _container_blocks(path: Path, block_samples: int) -> Iterator[Float[Tensor, "C L"]]:
+    at = 0
+    for block in read_container(path, block_samples=block_samples):
+        if not block.isfinite().all():
+            _check_finite(block.numpy().T, path, at, probe_container(path).sample_rate)
+        yield block
+        at += block.shape[1]
+
+
+def _excerpt(path: Path, start: int, num_samples: int | None) -> Float[Tensor, "C L"]:
+    end = None if num_samples is None else start + num_samples
+    kept: list[Tensor] = []
+    at = 0
+    for block in _container_blocks(path, 1 << 16):
+        kept.append(block[:, max(0, start - at) : None if end is None else max(0, end - at)])
+        at += block.shape[1]
+        if end is not None and at >= end:
+            break
+    if not 0 <= start <= at:
+        raise ValueError(f"{path}: start ({start}) is outside its {at} samples")
+    if end is not None and at < end:
+        raise ValueError(f"{path}: ends at sample {at}, {end} wanted")
+    return torch.cat(kept, dim=1)
 
 
 def _undecodable(path: Path, at: int, error: sf.LibsndfileError) -> ValueError:
