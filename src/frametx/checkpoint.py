@@ -4,8 +4,11 @@ The file is an ordinary Lightning checkpoint with one more key, `frametx`, so th
 from it and `separate` needs nothing beside it; or a .safetensors file with the same two things and
 no state of training. It is read with weights_only=True, and a stored
 `_target_` may only name what lives in frametx or torch.nn: a checkpoint cannot run code.
+
+A file of an original program (.pth) is recognised and converted as it is loaded.
 """
 
+import importlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -14,12 +17,11 @@ from typing import Any, cast
 from zipfile import BadZipFile
 
 import torch
-from hydra.utils import get_object, instantiate
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from frametx import __version__
+from frametx import __version__, legacy
 from frametx.separator import Separator
 
 FORMAT = 1
@@ -66,12 +68,56 @@ def load_separator(path: Path | str, *, device: torch.device | str = "cpu") -> S
         ValueError: if it is no frametx checkpoint, is damaged, would run code, or its weights do
             not fit the network that its config describes.
     """
-    stored = read_checkpoint(path)
+    stored = as_ours(read_file(path), path)
     config = stored["frametx"]["separator"]
     refuse_foreign_targets(config, path)
-    separator = cast(nn.Module, instantiate(config))
+    try:
+        separator = cast(nn.Module, build(config))
+    except TypeError as error:
+        raise ValueError(
+            f"{path} was written by another version of frametx: {first_line(error)}"
+        ) from error
     load_weights(separator, separator_weights(stored), path)
     return cast(Separator, separator.to(device).eval())
+
+
+def as_ours(stored: Any, path: Path | str) -> dict[str, Any]:
+    """What a file of an original program holds, in the form of a checkpoint; ours as it is.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if is_ours(stored):
+        return stored
+    try:
+        converted = legacy.convert(legacy.state_dict_of(stored))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no frametx checkpoint (it has no config inside), nor of a network that "
+            f"could be converted: {error}"
+        ) from error
+    weights = {f"{PREFIX}network.{name}": value for name, value in converted.weights.items()}
+    made_by = recipe(legacy.separator_config(converted), model=converted.name)
+    return {"state_dict": weights, "frametx": made_by}
+
+
+def is_ours(stored: Any) -> bool:
+    """Whether what was read is a frametx checkpoint."""
+    return isinstance(stored, dict) and "frametx" in stored and "state_dict" in stored
+
+
+def build(config: Any) -> Any:
+    """The object that a stored config describes: each `_target_` called with the values beside it.
+
+    As Hydra's instantiate does for plain configs; separating needs no Hydra.
+    """
+    if isinstance(config, Mapping):
+        values = {str(key): build(value) for key, value in config.items()}
+        target = values.pop("_target_", None)
+        return values if target is None else find_class(str(target))(**values)
+    if isinstance(config, list | tuple):
+        return [build(value) for value in config]
+    return config
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -82,7 +128,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         ValueError: if it is no frametx checkpoint, damaged, or holds code.
     """
     stored = read_file(path)
-    if not isinstance(stored, dict) or "frametx" not in stored or "state_dict" not in stored:
+    if not is_ours(stored):
         raise ValueError(
             f"{path} is no frametx checkpoint: it has no config inside; "
             "give a .ckpt that python -m frametx.train wrote"
@@ -185,10 +231,24 @@ def is_allowed(target: str) -> bool:
     if not target.startswith(ALLOWED_TARGETS):
         return False
     try:
-        found = get_object(target)
-    except (ImportError, AttributeError, ValueError):
+        found = find_class(target)
+    except (ImportError, AttributeError, ValueError, TypeError):
         return False
-    return isinstance(found, type) and f"{found.__module__}.".startswith(ALLOWED_TARGETS)
+    return f"{found.__module__}.".startswith(ALLOWED_TARGETS)
+
+
+def find_class(target: str) -> type:
+    """The class with this dotted path.
+
+    Raises:
+        ImportError, AttributeError, ValueError: if there is none.
+        TypeError: if it is no class.
+    """
+    module, _, name = target.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    if not isinstance(found, type):
+        raise TypeError(f"{target} is no class")
+    return found
 
 
 def first_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ Everything is read from the names and shapes of the entries. A variant is a modu
     convert    state_dict -> arguments of the class, and weights under our names
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
@@ -40,6 +40,10 @@ VARIANTS: tuple[ModuleType, ...] = (
     v8,
     v9_patch,
 )
+
+
+# Under these names training scripts keep a network's weights among other things.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "generator", "net")
 
 
 class Converted(NamedTuple):
@@ -126,6 +130,73 @@ def build(
     network = network_class(name)(**config)
     network.load_state_dict(weights)
     return network.eval()
+
+
+def state_dict_of(stored: Any) -> Mapping[str, Tensor]:
+    """The network's weights in what was read, at the top or one level down.
+
+    Raises:
+        ValueError: if there are none, or the file is ours.
+    """
+    if isinstance(stored, Mapping) and "frametx" in stored:
+        raise ValueError("this is a frametx checkpoint already; separate and evaluate take it")
+    candidates = [stored]
+    if isinstance(stored, Mapping):
+        candidates += [stored[name] for name in WRAPPERS if name in stored]
+    for candidate in candidates:
+        if isinstance(candidate, Mapping) and candidate:
+            values = candidate.values()
+            if all(isinstance(value, Tensor) for value in values):
+                return {str(name): value.float() for name, value in candidate.items()}
+    found = ", ".join(map(str, stored)) if isinstance(stored, Mapping) else type(stored).__name__
+    raise ValueError(f"it holds no weights of a network, but {found or 'nothing'}")
+
+
+def separator_config(
+    converted: Converted,
+    *,
+    stems: Sequence[str] = ("vocals", "instrumental"),
+    complement: str = "vocals",
+    sample_rate: int = 44_100,
+    hop_length: int | None = None,
+    chunk_frames: int | None = None,
+    top_bin: str = "zero",
+) -> dict[str, Any]:
+    """What a checkpoint stores to build the separator of a converted network.
+
+    Args:
+        converted: the network.
+        stems: the originals' mask is that of the instruments.
+        complement: the stem that is the mixture minus the other.
+        sample_rate: Hz.
+        hop_length: samples; None is half of n_fft, as all originals had it.
+        chunk_frames: of a chunk at separation time; None is 1024, or a crop of a network that has
+            crops.
+        top_bin: whom the Nyquist bin goes to: `zero` is the complement, as in the originals.
+    """
+    network = network_class(converted.name)
+    n_fft = converted.config["n_fft"]
+    return {
+        "_target_": "frametx.separator.SpectrogramSeparator",
+        "stft": {
+            "_target_": "frametx.audio.stft.Stft",
+            "n_fft": n_fft,
+            "hop_length": n_fft // 2 if hop_length is None else hop_length,
+        },
+        "network": {
+            "_target_": f"{network.__module__}.{network.__qualname__}",
+            **converted.config,
+        },
+        "stems": list(stems),
+        "complement": complement,
+        "sample_rate": sample_rate,
+        "num_channels": converted.config["in_channels"],
+        "chunk_frames": converted.config.get("crop_frames", 1024)
+        if chunk_frames is None
+        else chunk_frames,
+        "scale": "chunk_peak",
+        "top_bin": top_bin,
+    }
 
 
 def network_class(name: str) -> type[nn.Module]:
