@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,13 +18,22 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies.launchers import subprocess_script
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from frametx.checkpoint import load_separator, load_weights, read_checkpoint, recipe
+from frametx.checkpoint import (
+    load_separator,
+    load_weights,
+    read_checkpoint,
+    recipe,
+    refuse_foreign_targets,
+)
 from frametx.checkpoint import separator_weights as weights_of
 from frametx.config import hydra_main
 from frametx.evaluate import evaluate, evaluation_set, report
 from frametx.training.callbacks import Recipe
 from frametx.training.curriculum import ContextCurriculum
+
+Stored = tuple[str, dict[str, Any]]  # path and contents of a checkpoint
 
 
 def train(cfg: DictConfig) -> Path | None:
@@ -35,6 +45,7 @@ def train(cfg: DictConfig) -> Path | None:
     quieten_lightning()
     check_trainer(cfg)
     resumed = checkpoint_to_resume(cfg)
+    members = members_of_ensemble(cfg, resumed)
     L.seed_everything(cfg.seed, workers=True)
     data = instantiate(cfg.data)
     data.prepare_data()  # before other processes exist: a missing library ends here, in one line
@@ -42,6 +53,8 @@ def train(cfg: DictConfig) -> Path | None:
     for given in (cfg.init_from, resumed):
         if given is not None:  # also before Lightning resumes: it would not say what does not fit
             load_weights(module.separator, weights_of(read_checkpoint(given)), given)
+    if members:
+        load_members(module.separator.members, members, resumed=resumed)
     keep_metrics(Path(cfg.paths.output_dir))
     config = cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True))
     trainer = instantiate(cfg.trainer)
@@ -53,6 +66,64 @@ def train(cfg: DictConfig) -> Path | None:
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     return best_checkpoint(cfg) if trainer.is_global_zero else None
+
+
+def members_of_ensemble(cfg: DictConfig, resumed: str | None) -> list[Stored]:
+    """The checkpoints that `members` names; their configs become a part of the ensemble's.
+
+    Of a run that goes on from an ensemble's checkpoint, which holds its members, they need not be
+    named again.
+
+    Raises:
+        ValueError: if an ensemble has no members, or another model has some, or they are not
+            checkpoints of ours.
+    """
+    is_ensemble = "members" in cfg.separator
+    if not is_ensemble and cfg.members is None:
+        return []
+    if not is_ensemble:
+        raise ValueError(f"members={cfg.members} need model=neural_ensemble beside them")
+    if not (cfg.members is None or OmegaConf.is_list(cfg.members)):
+        raise ValueError(f"members={cfg.members} must be a list: members=[a.ckpt,b.ckpt]")
+    paths = [str(Path(path).expanduser()) for path in cfg.members or ()]
+    stored = [(path, read_checkpoint(path)) for path in paths]
+    configs = [checkpoint["frametx"]["separator"] for _, checkpoint in stored]
+    source = resumed or cfg.init_from
+    if not stored and source is not None:
+        configs = read_checkpoint(source)["frametx"]["separator"].get("members")
+        if configs is None:
+            raise ValueError(
+                f"{source} is no ensemble: name its members by members=[a.ckpt,b.ckpt]"
+            )
+    if not configs:
+        raise ValueError("model=neural_ensemble needs trained separators: members=[a.ckpt,b.ckpt]")
+    for path, checkpoint in stored:
+        refuse_foreign_targets(checkpoint["frametx"]["separator"], path)
+    cfg.separator.members = configs
+    num_maps = (len(cfg.stems) - 1) * cfg.audio.num_channels  # of one member's masks
+    cfg.model.in_channels = cfg.audio.num_channels + len(configs) * num_maps
+    return stored
+
+
+def load_members(
+    members: Iterable[nn.Module], stored: Iterable[Stored], *, resumed: str | None
+) -> None:
+    """Give an ensemble's members their weights.
+
+    Raises:
+        ValueError: if the run that is resumed has others, which its checkpoint would bring back.
+    """
+    for member, (path, checkpoint) in zip(members, stored, strict=True):
+        weights, have = weights_of(checkpoint), member.state_dict()
+        if resumed is None:
+            load_weights(member, weights, path)
+        elif weights.keys() != have.keys() or any(
+            not torch.equal(have[name].cpu(), weight) for name, weight in weights.items()
+        ):
+            raise ValueError(
+                f"{path} is not the member that {resumed} was trained with, and holds: leave out "
+                "members=..., or start a new run with init_from"
+            )
 
 
 def warn_of_missing_past(separator: Any, curriculum: ContextCurriculum) -> None:
@@ -78,6 +149,7 @@ def quieten_lightning() -> None:
         ".*does not have many workers",  # data_wait_percent says whether more would help
         ".*smaller than the logging interval",
         "Checkpoint directory .* exists",  # it is the run's own, resumed
+        r"Found \d+ module\(s\) in eval mode",  # members of an ensemble
         "The dirpath has changed",  # a resumed run looks for its best checkpoint anew
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -1,12 +1,14 @@
 """What happens beside a training step: averaged weights, the recipe in checkpoints, throughput."""
 
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from frametx.training.separation import StepBatch
 
@@ -16,6 +18,8 @@ class Ema(EMAWeightAveraging):
 
     Lightning's own copies the module while it still lies on the CPU and would fetch every weight
     from the device in every step. What is validated and saved as `state_dict` is the average.
+    Parameters that do not learn are not averaged but shared: they take memory, and room in a
+    checkpoint, once. Buffers follow those of the module.
 
     Args:
         decay: share of the old average that stays at each step.
@@ -23,13 +27,27 @@ class Ema(EMAWeightAveraging):
     """
 
     def __init__(self, *, decay: float, start_step: int) -> None:
-        super().__init__(decay=decay, update_starting_at_step=start_step)
+        super().__init__(use_buffers=False, decay=decay, update_starting_at_step=start_step)
         self.start_step = start_step
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Move the average to where the module now is."""
-        assert self._average_model is not None
-        self._average_model.to(pl_module.device)
+        """Move the average to where the module now is, but for what it shares with it."""
+        average = self._average_model
+        assert average is not None
+        for averaged, current in zip(
+            average.module.parameters(), pl_module.parameters(), strict=True
+        ):
+            if not current.requires_grad:
+                averaged.data = current.data
+        average.to(pl_module.device)
+        mix = cast(Callable[[Tensor, Tensor, Tensor | int], Tensor], average.avg_fn)
+
+        def mix_unless_shared(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+            # a weighted sum of a number and itself is rounded
+            is_shared = averaged.data_ptr() == current.data_ptr()
+            return averaged if is_shared else mix(averaged, current, count)
+
+        average.avg_fn = mix_unless_shared
 
     def on_train_batch_end(
         self,

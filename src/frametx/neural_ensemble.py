@@ -1,0 +1,279 @@
+"""Several separators as one: a network that sees the mixture and all their masks decides.
+
+    mixture -> STFT -> magnitude -------------------------> network -> correction
+            -> each member, frozen -> its masks, as maps -/                |
+                                           '-> their mean -> logits -> + --'-> mask -> estimates
+
+The correction starts at nothing, so an ensemble that has learned nothing is the mean of its
+members.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Self, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from frametx.audio.masking import apply_mask
+from frametx.audio.resample import resample
+from frametx.audio.stft import Stft
+from frametx.separator import Separator, SpectrogramSeparator
+
+_MARGIN = 1e-2  # of a mask to 0 and 1 where it is turned into logits
+
+
+class Frozen(nn.ModuleList):
+    """Separators that never learn: without gradients, and always in evaluation mode."""
+
+    def __init__(self, separators: Sequence[nn.Module]) -> None:
+        super().__init__(separators)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+
+class NeuralEnsemble(nn.Module):
+    """Members, their masks, a network that corrects the mean of the masks, inverse STFT.
+
+    A mask is what a member leaves of the mixture's magnitude, in the STFT of the ensemble, so
+    members may differ in sample rate, STFT and architecture. A mono member hears every channel by
+    itself; a stereo member in a mono ensemble hears the channel twice. A member of the ensemble's
+    own rate and STFT is asked for its mask directly.
+
+    The network reads maps of magnitude and masks, and its answer, times a gain that is learned for
+    every map, is added to the logits of the mean mask. The gains are 0 at first. Estimates take the
+    mixture's phase, and `complement` is the mixture minus the others, so they sum to the mixture.
+
+    Args:
+        members: separators of the same stems; frozen from now on.
+        network: maps B (1+N*S_out)*C F T -> corrections B S_out*C F T for N members, where S_out is
+            the stems but the complement. In one map after the other: the channels of the mixture,
+            then of each member all stems with their channels.
+        stft: the transform in which masks are compared and corrected.
+        stems: names, in the order of the estimates.
+        complement: the stem that is mixture minus the others.
+        sample_rate: Hz.
+        num_channels: C.
+        chunk_frames: T of a chunk at separation time.
+        scale: `chunk_peak` divides the magnitude that the network reads by its own largest value;
+            `none` hands it over as it is.
+        top_bin: correction of the bins the network does not see: `copy` repeats that of the highest
+            one it does, `zero` leaves them the mean.
+
+    Raises:
+        ValueError: if there are fewer than two members, one does not fit, or the network cannot
+            be used so.
+
+    Source: announced as "mutation transformer" by the author of the family, and never written;
+    this design is ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        members: Sequence[nn.Module],
+        network: nn.Module,
+        stft: Stft,
+        stems: Sequence[str],
+        complement: str | None,
+        sample_rate: int,
+        num_channels: int,
+        chunk_frames: int,
+        scale: Literal["chunk_peak", "none"],
+        top_bin: Literal["copy", "zero"],
+    ) -> None:
+        super().__init__()
+        if complement not in stems or len(stems) < 2:
+            raise ValueError(
+                f"complement={complement} must be one of the stems {list(stems)}, and not the only "
+                "one: in an ensemble one stem is what the others leave"
+            )
+        if scale not in ("chunk_peak", "none"):
+            raise ValueError(f"scale={scale} must be chunk_peak or none")
+        if top_bin not in ("copy", "zero"):
+            raise ValueError(f"top_bin={top_bin} must be copy or zero")
+        if len(members) < 2:
+            raise ValueError(
+                f"an ensemble of {len(members)} member(s) has nothing to choose from: give at "
+                "least two; init_from=... goes on training a single one"
+            )
+        for number, member in enumerate(members, 1):
+            _check_member(member, number, stems=stems, num_channels=num_channels)
+        self.num_bins = _usable_bins(network, stft)
+        self.members = Frozen(list(members))
+        self.network = network
+        self.stft = stft
+        self.stems = tuple(stems)
+        self.complement = complement
+        self.sample_rate = sample_rate
+        self.num_channels = num_channels
+        self.chunk_samples = stft.num_samples(chunk_frames)
+        self.scale = scale
+        self.top_bin = top_bin
+        self.input_range = tuple(getattr(network, "input_range", (0.0, 1.0)))
+        self.frame_multiple = int(getattr(network, "frame_multiple", 1))
+        self.given_stems = tuple(stem for stem in stems if stem != complement)
+        self.gain = nn.Parameter(torch.zeros(len(self.given_stems) * num_channels))
+
+    def forward(self, mixture: Float[Tensor, "B C L"]) -> Float[Tensor, "B S C L"]:
+        """Separate a batch of mixtures of any length."""
+        spectrogram = self.stft(mixture)
+        magnitude = spectrogram.abs()
+        masks = self.member_masks(mixture, magnitude)
+        mask = corrected(masks.mean(dim=1), self._correction(magnitude, masks))
+        estimates = self.stft.inverse(apply_mask(spectrogram, mask), length=mixture.shape[-1])
+        rest = mixture - estimates.sum(dim=1)
+        at = self.stems.index(self.complement)
+        return torch.cat([estimates[:, :at], rest.unsqueeze(1), estimates[:, at:]], dim=1)
+
+    @torch.no_grad()
+    def member_masks(
+        self, mixture: Float[Tensor, "B C L"], magnitude: Float[Tensor, "B C F T"]
+    ) -> Float[Tensor, "B N S_out C F T"]:
+        """What each member takes each stem but the complement for, in [0, 1].
+
+        Args:
+            mixture: of any length.
+            magnitude: of its spectrogram.
+        """
+        masks = [
+            self._own_mask(member, magnitude)
+            if isinstance(member, SpectrogramSeparator) and self._shares_stft(member)
+            else self._seen_mask(cast(Separator, member), mixture, magnitude)
+            for member in self.members
+        ]
+        return torch.stack(masks, dim=1).clamp(0, 1)
+
+    def _shares_stft(self, member: SpectrogramSeparator) -> bool:
+        ours, theirs = (
+            (separator.sample_rate, separator.stft.n_fft, separator.stft.hop_length)
+            for separator in (self, member)
+        )
+        return ours == theirs
+
+    def _own_mask(
+        self, member: SpectrogramSeparator, magnitude: Float[Tensor, "B C F T"]
+    ) -> Float[Tensor, "B S_out C F T"]:
+        """Of a member with our STFT: the mask it would apply itself."""
+        mask = _over_channels(member.mask, magnitude, num_channels=member.num_channels)
+        given = [stem for stem in member.stems if stem != member.complement]
+        of_stem = {stem: mask[:, i] for i, stem in enumerate(given)}
+        if member.complement is not None:
+            of_stem[member.complement] = 1 - mask.sum(dim=1)
+        return torch.stack([of_stem[stem] for stem in self.given_stems], dim=1)
+
+    def _seen_mask(
+        self,
+        member: Separator,
+        mixture: Float[Tensor, "B C L"],
+        magnitude: Float[Tensor, "B C F T"],
+    ) -> Float[Tensor, "B S_out C F T"]:
+        """Of any other member: what is left of the magnitude in its estimates."""
+        given = resample(mixture, self.sample_rate, member.sample_rate)
+        estimates = _over_channels(member, given, num_channels=member.num_channels)
+        estimates = resample(estimates, member.sample_rate, self.sample_rate)
+        estimates = estimates[..., : mixture.shape[-1]]  # rounded up twice
+        of_stem = dict(zip(member.stems, estimates.unbind(1), strict=True))
+        complement = getattr(member, "complement", None)
+        if complement is not None:
+            # at our rate: what a member of a lower one cannot hear is in its rest, as in `separate`
+            others = [of_stem[stem] for stem in member.stems if stem != complement]
+            of_stem[complement] = mixture - torch.stack(others).sum(dim=0)
+        wanted = torch.stack([of_stem[stem] for stem in self.given_stems], dim=1)
+        tiny = torch.finfo(magnitude.dtype).tiny
+        return self.stft(wanted).abs() / magnitude.clamp_min(tiny).unsqueeze(1)
+
+    def _correction(
+        self, magnitude: Float[Tensor, "B C F T"], masks: Float[Tensor, "B N S_out C F T"]
+    ) -> Float[Tensor, "B S_out C F T"]:
+        """What the network adds to the logits of the mean mask."""
+        seen = magnitude[:, :, : self.num_bins]
+        if self.scale == "chunk_peak":
+            peak = seen.amax(dim=(1, 2, 3), keepdim=True)
+            seen = seen / peak.clamp_min(torch.finfo(seen.dtype).tiny)
+        maps = rearrange(masks[..., : self.num_bins, :], "b n s c f t -> b (n s c) f t")
+        low, high = self.input_range
+        given = low + (high - low) * torch.cat([seen, maps], dim=1)
+        num_frames = given.shape[-1]
+        given = F.pad(given, (0, -num_frames % self.frame_multiple), value=low)
+        answer = self.network(given)[..., :num_frames].to(magnitude.dtype)
+        correction = self.gain[:, None, None] * answer
+        unseen = magnitude.shape[2] - self.num_bins
+        if unseen and self.top_bin == "copy":
+            top = correction[:, :, -1:].expand(-1, -1, unseen, -1)
+            correction = torch.cat([correction, top], dim=2)
+        elif unseen:
+            correction = F.pad(correction, (0, 0, 0, unseen))
+        return rearrange(correction, "b (s c) f t -> b s c f t", c=magnitude.shape[1])
+
+
+def corrected(
+    mask: Float[Tensor, "*any F T"], correction: Float[Tensor, "*any F T"]
+) -> Float[Tensor, "*any F T"]:
+    """Move a mask by adding to its logits; a correction of 0 leaves every value as it is.
+
+    A mask of 0 or 1 has no finite logit, and one near them hardly a gradient. So [0, 1] is drawn
+    together a little before the logits are taken, and apart again afterwards. A large correction
+    may therefore leave [0, 1] by a hundredth.
+    """
+    drawn = _MARGIN + (1 - 2 * _MARGIN) * mask
+    logits = torch.logit(drawn)
+    moved = torch.sigmoid(logits + correction)
+    # a difference of two sigmoids, so that it is exactly 0 for a correction of 0
+    return mask + (moved - torch.sigmoid(logits)) / (1 - 2 * _MARGIN)
+
+
+def _over_channels(
+    separate: Callable[[Tensor], Tensor], x: Float[Tensor, "B C *any"], *, num_channels: int
+) -> Float[Tensor, "B S C *any"]:
+    """What takes `num_channels`, over more channels in groups, or over fewer by doubling them."""
+    batch, channels = x.shape[:2]
+    if channels % num_channels:
+        return separate(x.expand(-1, num_channels, *x.shape[2:])).mean(dim=2, keepdim=True)
+    items = x.reshape(-1, num_channels, *x.shape[2:])
+    return rearrange(separate(items), "(b g) s c ... -> b s (g c) ...", b=batch).contiguous()
+
+
+def _check_member(
+    member: nn.Module, number: int, *, stems: Sequence[str], num_channels: int
+) -> None:
+    if not isinstance(member, Separator):
+        raise ValueError(f"member {number} is a {type(member).__name__}, which separates nothing")
+    if set(member.stems) != set(stems):
+        raise ValueError(
+            f"member {number} separates {list(member.stems)}, the ensemble {list(stems)}: "
+            "all must have the same stems, in any order"
+        )
+    if num_channels % member.num_channels and num_channels != 1:
+        raise ValueError(
+            f"member {number} takes {member.num_channels} channels, the ensemble {num_channels}: "
+            "give the ensemble as many, or a multiple, by audio.num_channels"
+        )
+    if getattr(member, "num_past_frames", 0):
+        raise ValueError(
+            f"member {number} is shown what it did earlier in the song, which an ensemble does not "
+            "keep for it: leave it out"
+        )
+
+
+def _usable_bins(network: nn.Module, stft: Stft) -> int:
+    """How many bins the network takes."""
+    available = stft.n_fft // 2 + 1
+    num_bins = int(getattr(network, "num_bins", available))
+    if num_bins > available:
+        raise ValueError(
+            f"the network takes {num_bins} bins but n_fft={stft.n_fft} gives {available}: "
+            "use the same n_fft for both"
+        )
+    if getattr(network, "num_past_crops", 0) or getattr(network, "head", "mask") != "mask":
+        raise ValueError(
+            f"{type(network).__name__} cannot be the network of an ensemble: it reads its own "
+            "past or gives a magnitude; take one that gives logits of a mask"
+        )
+    return num_bins
