@@ -8,7 +8,9 @@ ValueError of one line that begins with the file's path.
 import errno
 import io
 import os
+import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,7 @@ LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_III")
 WRITE_SAMPLES = (
     1 << 16
 )  # libsndfile's Vorbis encoder overflows the stack when given minutes at once
+WAV_BYTES = (1 << 32) - (1 << 24)  # it counts its bytes in 32 bits; 16 MiB are left for tags
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,10 @@ class AudioWriter:
     """Writes a file block by block under a temporary name beside it, and renames it at the end.
 
     Used as a context manager: leaving it normally puts the file in place (replacing an older one),
-    leaving it by an exception deletes what was written. Integer formats get the nearest step;
-    what lies outside their range is clipped and counted. Lossy formats use their best quality.
+    leaving it by an exception deletes what was written. The steps of that can also be taken one by
+    one: `close`, then `place` or `discard`; between them `part` is the whole file. Integer formats
+    get the nearest step; what lies outside their range is clipped and counted. Lossy formats use
+    their best quality.
 
     Args:
         path: of the finished file; missing folders are made.
@@ -158,7 +163,8 @@ class AudioWriter:
         num_channels: C.
         format: libsndfile's word for the container (WAV, FLAC, OGG, MP3 ...).
         subtype: libsndfile's word for the samples (PCM_16, FLOAT, VORBIS ...).
-        tags: title, artist, album ... as `AudioInfo.tags` gives them.
+        tags: title, artist, album ... as libsndfile names them; it cannot write them into all
+            formats (see tags.py for what goes into the others).
     """
 
     def __init__(
@@ -172,8 +178,10 @@ class AudioWriter:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
+        # Short, so that it is a name wherever the final one is.
+        self.part = self.path.with_name(f".{os.getpid():x}-{secrets.token_hex(4)}.part")
         self.num_clipped = 0
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self.num_samples = 0
         self._header = _header(sample_rate, num_channels, format, subtype)
         self._subtype = subtype
         self._tags = dict(tags or {})
@@ -184,29 +192,75 @@ class AudioWriter:
 
         Raises:
             ValueError: if the format cannot hold such samples.
+            OSError: if the folder takes no files.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._file = sf.SoundFile(self._part, "w", **self._header)
-        except sf.LibsndfileError as error:
-            self._part.unlink(missing_ok=True)
-            raise ValueError(f"{self.path}: cannot be written: {error.error_string}") from error
-        for name, text in self._tags.items():
-            setattr(self._file, name, text)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.part.touch()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        try:
+            self._file = sf.SoundFile(self.part, "w", **self._header)
+            for name, text in self._tags.items():
+                setattr(self._file, name, text)
+        except BaseException as error:
+            self.discard()
+            if isinstance(error, sf.LibsndfileError):
+                reason = error.error_string.strip() or "the disk does not take it"
+                raise ValueError(f"{self.path}: cannot be written: {reason}") from error
+            raise
         return self
 
     def write(self, block: Float[Tensor, "C L"]) -> None:
         """Append samples.
 
         Raises:
-            OSError: if the disk does not take them.
+            OSError: if the disk or the format does not take them.
         """
         assert self._file is not None, "write inside the with block"
         for part in block.detach().cpu().split(WRITE_SAMPLES, dim=1):
             try:
                 self._file.write(self._encoded(part.double().numpy().T))
             except sf.LibsndfileError as error:
-                raise OSError(errno.EIO, error.error_string, str(self.path)) from error
+                raise self._failed(error.error_string) from error
+            self.num_samples += part.shape[1]
+        if self._header["format"] in ("WAV", "WAVEX") and self.part.stat().st_size > WAV_BYTES:
+            raise OSError(errno.EFBIG, "a wav holds 4 GiB: use flac", str(self.path))
+
+    def close(self) -> None:
+        """End the temporary file.
+
+        Raises:
+            OSError: if the disk did not take all of it.
+        """
+        if self._file is None:
+            return
+        try:
+            self._file.close()
+            self._file = None
+            # Only a header tells whether its file is whole; an MP3 would have to be read for that.
+            if self._subtype not in LOSSY and self.num_samples:
+                with sf.SoundFile(self.part) as file:
+                    num_samples = file.frames
+                if num_samples < self.num_samples:
+                    raise self._failed("")
+        except sf.LibsndfileError as error:
+            raise self._failed(error.error_string) from error
+
+    def place(self) -> None:
+        """Give the closed file its final name, replacing an older one."""
+        try:
+            self.part.replace(self.path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def discard(self) -> None:
+        """Delete what was written; nothing happens where that is already gone."""
+        if self._file is not None:
+            with suppress(sf.LibsndfileError):
+                self._file.close()
+            self._file = None
+        self.part.unlink(missing_ok=True)
 
     def __exit__(
         self,
@@ -215,12 +269,18 @@ class AudioWriter:
         trace: TracebackType | None,
     ) -> None:
         """Put the file in place, or delete it if something went wrong."""
-        assert self._file is not None
-        self._file.close()
-        if kind is None:
-            self._part.replace(self.path)
-        else:
-            self._part.unlink(missing_ok=True)
+        try:
+            if kind is None:
+                self.close()
+                self.place()
+        finally:
+            self.discard()
+
+    def _failed(self, reason: str) -> OSError:
+        # libsndfile does not say what the system said; a disk without room is what is left.
+        is_vague = reason.strip() in ("", "System error.")
+        reason = "the disk does not take all of it: is it full?" if is_vague else reason
+        return OSError(errno.EIO, reason, str(self.path))
 
     def _encoded(self, samples: np.ndarray) -> np.ndarray:
         """Integers for integer formats: libsndfile writes floats by another scale than it reads."""
