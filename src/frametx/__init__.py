@@ -4,8 +4,33 @@ A frame transformer treats the frames of a spectrogram as the tokens of a transf
 channels of them in parallel. Stems go in, a mixture is made of them on the device, a separator
 takes it apart again, and the same separator later takes apart people's songs.
 
+    import frametx
+
+    separator = frametx.load("vocals.ckpt")
+    stems = separator.separate("song.flac")
+
 Dimension letters, the same everywhere: B batch, S stems, C audio channels (or feature maps inside a
 network), L waveform samples, F frequency bins, T frames.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frametx.loading import load as load
+    from frametx.pipeline import Augmentation as Augmentation
+    from frametx.pipeline import Pipeline as Pipeline
+    from frametx.pipeline import SeparationOptions as SeparationOptions
+    from frametx.pipeline import VocalFree as VocalFree
+
 __version__ = "0.1.0"
+__all__ = ["Augmentation", "Pipeline", "SeparationOptions", "VocalFree", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when first asked for: commands do not wait for what they lack."""
+    if name not in __all__:
+        raise AttributeError(f"module 'frametx' has no attribute {name!r}")
+    # by name, because the layers below take their version from here
+    home = "frametx.loading" if name == "load" else "frametx.pipeline"
+    return getattr(importlib.import_module(home), name)

@@ -161,7 +161,7 @@ class SpectrogramSeparator(nn.Module):
         if self.num_past_frames:
             mask, past = self._mask_crops(seen, past)
         else:
-            mask = self._mask_of(seen / self._peak(seen))
+            mask = self.mask_of(seen / self._peak(seen))
         unseen = magnitude.shape[2] - mask.shape[2]
         if unseen and self.top_bin == "copy":
             mask = torch.cat([mask, mask[:, :, -1:].expand(-1, -1, unseen, -1)], dim=2)
@@ -185,7 +185,7 @@ class SpectrogramSeparator(nn.Module):
             for age in range(1, 1 + self.num_past_frames // self.crop_frames):
                 frames = slice(now - age * num_frames, now - (age - 1) * num_frames)
                 shown += [mixture[..., frames], estimate[..., frames]]
-            masks.append(self._mask_of(torch.cat(shown, 1) / peak, num_channels=crop.shape[1]))
+            masks.append(self.mask_of(torch.cat(shown, 1) / peak, num_channels=crop.shape[1]))
             mixture = torch.cat([mixture, crop], -1)
             estimate = torch.cat([estimate, (masks[-1] * crop).detach()], -1)
         return torch.cat(masks, -1), Past(mixture, estimate)
@@ -196,7 +196,7 @@ class SpectrogramSeparator(nn.Module):
         # A silent chunk stays silent: dividing by the smallest normal number keeps 0 at 0.
         return seen.amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(seen.dtype).tiny)
 
-    def _mask_of(
+    def mask_of(
         self, scaled: Float[Tensor, "B C_in F T"], *, num_channels: int | None = None
     ) -> Float[Tensor, "B C_out F T"]:
         """The network's answer as a mask; of `scaled`, the first maps are the mixture."""

@@ -9,7 +9,7 @@ So the stems sum to the input, and what a model of a lower rate cannot hear stay
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from einops import rearrange
@@ -121,6 +121,15 @@ def remainder_index(stems: tuple[str, ...], remainder: str | None) -> int | None
     return stems.index(remainder)
 
 
+def with_remainder(
+    others: Float[Tensor, "S_others C L"], mixture: Float[Tensor, "C L"], rest: int
+) -> Float[Tensor, "S C L"]:
+    """All stems: number `rest` is what the others leave of the mixture."""
+    # In double precision, so that the sum of the stems is rounded only once.
+    left = (mixture.double() - others.double().sum(dim=0)).float()
+    return torch.cat([others[:rest], left[None], others[rest:]])
+
+
 def _stems(
     separator: Separator,
     blocks: Iterable[Block],
@@ -135,19 +144,15 @@ def _stems(
     outer, inner = rates
     estimates = _estimates(
         separator,
-        _resampled(held.remember(blocks), outer, inner),
+        resampled(held.remember(blocks), outer, inner),
         chunks=chunks,
         execution=execution,
     )
-    for stems in _resampled((block[others] for block in estimates), inner, outer):
+    for stems in resampled((block[others] for block in estimates), inner, outer):
         mixture = held.take(stems.shape[2])
         stems = stems[:, :, : mixture.shape[1]]  # rounded up twice: a few samples may be too many
-        if rest is not None:
-            # In double precision, so that the sum of the stems is rounded only once.
-            left = (mixture.double() - stems.double().sum(dim=0)).float()
-            stems = torch.cat([stems[:rest], left[None], stems[rest:]])
-        if stems.shape[2]:
-            yield stems
+        if mixture.shape[1]:
+            yield stems if rest is None else with_remainder(stems, mixture, rest)
     assert held.num_samples == 0, "the stems are shorter than the mixture"
 
 
@@ -257,7 +262,7 @@ def _separated(
     return torch.cat([estimates[:, :, :last], averaged], dim=2)
 
 
-def _resampled(
+def resampled(
     blocks: Iterable[Float[Tensor, "*any _"]], orig: int, new: int
 ) -> Iterator[Float[Tensor, "*any _"]]:
     """Blocks with samples in the last dimension, at another rate; untouched if it is the same."""
@@ -273,6 +278,22 @@ def _resampled(
         yield resampler.push(block.reshape(leading.numel(), -1)).reshape(*leading, -1)
     if resampler is not None:
         yield resampler.finish().reshape(*leading, -1)
+
+
+def aligned(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
+    """Streams of equal length in step: from all of them the same samples at a time."""
+    waiting: list[Tensor | None] = [None] * len(streams)
+    while True:
+        for number, stream in enumerate(streams):
+            if waiting[number] is None:
+                waiting[number] = next((b for b in stream if b.shape[-1]), None)
+        blocks = [block for block in waiting if block is not None]
+        if len(blocks) < len(streams):
+            assert not blocks, "one stream is longer than another"
+            return
+        length = min(block.shape[-1] for block in blocks)
+        yield [block[..., :length] for block in blocks]
+        waiting = [block[..., length:] if block.shape[-1] > length else None for block in blocks]
 
 
 class Held:

@@ -1,0 +1,116 @@
+"""A checkpoint, or several, as something that separates: without Hydra, without Lightning."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from frametx.checkpoint import load_separator
+from frametx.execution import Execution, choose_device, choose_precision
+from frametx.pipeline import Pipeline, SeparationOptions
+from frametx.separator import Separator, SpectrogramSeparator
+
+TOP_BINS = ("copy", "zero")
+
+
+def load(
+    ckpt: str | Path | Sequence[str | Path],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 1,
+    compile: bool = False,
+    top_bin: str | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    options: SeparationOptions | None = None,
+    **chosen: Any,
+) -> Pipeline:
+    """What separates with a checkpoint, or with several as an ensemble.
+
+        separator = frametx.load("vocals.ckpt", quality="best")
+        stems = separator.separate("song.flac")            # {"vocals": array C L, ...}
+        stems = separator.separate(samples, sample_rate=44_100)
+
+    Args:
+        ckpt: of frametx (.ckpt, .safetensors), or of an original program (.pth).
+        device: auto, cpu, cuda, cuda:1 ... or mps.
+        precision: of the networks: fp32, bf16, fp16; auto is bf16 on a GPU that computes in it,
+            and fp32 with quality=best and elsewhere.
+        batch_size: chunks at once; halved where memory does not suffice.
+        compile: let torch.compile make the networks faster; the first chunk takes minutes.
+        top_bin: mask of the bins that a network does not see: `copy` or `zero`; None is as stored.
+        note: is told in words what had to be changed on the way.
+        options: how to separate.
+        **chosen: fields of `SeparationOptions` instead of those of `options`.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if one is bad, they do not fit each other, or an option is out of its range.
+        TypeError: if there is no such option.
+    """
+    paths = [ckpt] if isinstance(ckpt, str | Path) else list(ckpt)
+    if not paths:
+        raise ValueError("ckpt=[]: give at least one checkpoint")
+    if top_bin not in (None, *TOP_BINS):
+        raise ValueError(f"top_bin={top_bin} must be null, {' or '.join(TOP_BINS)}")
+    options = replace(SeparationOptions() if options is None else options, **chosen)
+    where = choose_device(device)
+    if precision == "auto" and (options.quality == "best" or options.faithful):
+        precision = "fp32"
+    execution = Execution(
+        device=where,
+        batch_size=batch_size,
+        precision=choose_precision(precision, where),
+        note=note,
+    )
+    members = [load_separator(Path(path).expanduser(), device=where) for path in paths]
+    for member in members:
+        if top_bin is not None:
+            set_top_bin(member, top_bin)
+        if compile:
+            compile_network(member)
+    return Pipeline(members, options, execution=execution)
+
+
+def set_top_bin(member: Separator, top_bin: str) -> None:
+    """Say what becomes of the bins that a network does not see.
+
+    Raises:
+        ValueError: if it is no network that sees bins.
+    """
+    if not isinstance(member, SpectrogramSeparator):
+        raise ValueError(f"top_bin={top_bin}: {type(member).__name__} has no bins; leave it out")
+    member.top_bin = top_bin
+
+
+def compile_network(member: Separator) -> None:
+    """Compile the part of a separator that is real-valued, in place."""
+    module = cast(nn.Module, member)
+    network = module.network if isinstance(module, SpectrogramSeparator) else module
+    assert isinstance(network, nn.Module)
+    network.compile()
+
+
+def num_parameters(pipeline: Pipeline) -> int:
+    """Of all members together."""
+    modules = [cast(nn.Module, member) for member in pipeline.members]
+    return sum(weight.numel() for module in modules for weight in module.parameters())
+
+
+def model_names(pipeline: Pipeline) -> list[str]:
+    """The networks' classes."""
+    return [type(getattr(member, "network", member)).__name__ for member in pipeline.members]
+
+
+def describe_device(execution: Execution) -> str:
+    """In words: what the networks run on, and how precisely."""
+    if execution.device.type == "cuda":
+        name = f"{execution.device} ({torch.cuda.get_device_name(execution.device)})"
+    elif execution.device.type == "cpu":
+        name = f"cpu ({torch.get_num_threads()} threads)"
+    else:
+        name = str(execution.device)
+    return f"{name}, {execution.precision}"

@@ -1,0 +1,500 @@
+"""Everything between a mixture and its stems: members, views, ensemble rule, refinement, remainder.
+
+    blocks --+--> member 1, view 1 --+
+             +--> member 1, view 2 --+--> mean of --> rule --> refinement --> stems but one
+             +--> member 2, view 1 --+    views       (over frames where it needs them)
+             +--> held ---------------------------------------------> the remainder = what is left
+
+One pass, constant memory: all streams advance together, and what none of them needs is forgotten.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from frametx.audio.io import probe, read_blocks
+from frametx.audio.stft import Stft
+from frametx.audio.stft_stream import InverseStftStream, StftStream
+from frametx.ensemble import Domain, Rule, check_rule, combine_spectrograms, combine_waveforms
+from frametx.execution import Execution
+from frametx.faithful import OriginalOptions, OriginalProgram
+from frametx.refine import (
+    Aggressiveness,
+    FillBand,
+    Frames,
+    KeepVocalFree,
+    Stage,
+    Wiener,
+    refined,
+)
+from frametx.separator import Separator, SpectrogramSeparator
+from frametx.streaming import (
+    BLOCK_SAMPLES,
+    Held,
+    Stems,
+    aligned,
+    remainder_index,
+    with_remainder,
+)
+from frametx.views import ORIGINAL_CONTEXTS, View, separate_view, views
+
+Quality = Literal["fast", "balanced", "best"]
+WINDOW_SECONDS = 0.0464  # of the spectrogram that refinement works on: 2048 samples at 44.1 kHz
+RESAMPLED_EDGE = 0.9  # of a model's band that reaches it through a resampler undiminished
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Views to average over besides the plain one; None is as `quality` says.
+
+    Attributes:
+        swap: exchanged channels.
+        polarity: inverted.
+        shifts: number of other places for the chunks to begin at.
+        contexts: pairs of crop and padding in frames, or `original`, instead of the plain view.
+    """
+
+    swap: bool | None = None
+    polarity: bool | None = None
+    shifts: int | None = None
+    contexts: Sequence[Sequence[int]] | Literal["original"] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocalFree:
+    """How long and how clear a stretch without voice must be to be left untouched.
+
+    Attributes:
+        threshold: the instrumental's mask must be above it everywhere.
+        min_seconds: of the stretch.
+        fade_seconds: at each of its ends, inside it.
+
+    Source: specs/inference.md section 4 (64 and 32 frames of 1024 samples).
+    """
+
+    threshold: float = 0.05
+    min_seconds: float = 1.486
+    fade_seconds: float = 0.743
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeparationOptions:
+    """How to separate; conf/separation/default.yaml explains each, and has the same defaults."""
+
+    quality: Quality = "balanced"
+    overlap: float | None = None
+    chunk_seconds: float | None = None
+    tta: Augmentation = field(default_factory=Augmentation)
+    ensemble: Rule | None = None
+    domain: Domain = "magnitude"
+    weights: Sequence[float] | None = None
+    remainder: str | None = None
+    aggressiveness: float = 1.0
+    wiener: int = 0
+    fill_band: bool = False
+    keep_vocal_free: VocalFree | None = None
+    faithful: bool = False
+    original: OriginalOptions = field(default_factory=OriginalOptions)
+
+    def completed(self) -> "SeparationOptions":
+        """The same with `quality` and `ensemble` spelt out.
+
+        Raises:
+            ValueError: if there is no such quality.
+        """
+        presets = {"fast": (0.0, False, 0), "balanced": (0.25, False, 0), "best": (0.5, True, 1)}
+        if self.quality not in presets:
+            raise ValueError(f"quality={self.quality} must be one of {', '.join(presets)}")
+        overlap, mirrored, shifts = presets[self.quality]
+        tta = self.tta
+        return replace(
+            self,
+            overlap=overlap if self.overlap is None else self.overlap,
+            ensemble="mean" if self.ensemble is None else self.ensemble,
+            tta=replace(
+                tta,
+                swap=mirrored if tta.swap is None else tta.swap,
+                polarity=mirrored if tta.polarity is None else tta.polarity,
+                shifts=shifts if tta.shifts is None else tta.shifts,
+                contexts=ORIGINAL_CONTEXTS if tta.contexts == "original" else tta.contexts,
+            ),
+        )
+
+    def check_faithful(self) -> None:
+        """Refuse what the original programs had nothing like.
+
+        Raises:
+            ValueError: naming the options.
+        """
+        defaults = SeparationOptions()
+        free = ("faithful", "original", "ensemble")
+        differing = [
+            field.name
+            for field in fields(self)
+            if field.name not in free and getattr(self, field.name) != getattr(defaults, field.name)
+        ]
+        if self.ensemble not in (None, "min_instrumental"):
+            differing.append("ensemble")
+        if differing:
+            raise ValueError(
+                f"faithful=true does what the original programs did, which had no such "
+                f"{', '.join(differing)}: leave that out; original.* are their options"
+            )
+
+
+class Pipeline:
+    """Separates songs, with one model or several.
+
+    Args:
+        members: separators of the same stems, in evaluation mode, on the device of `execution`.
+        options: how.
+        execution: runs them.
+
+    Raises:
+        ValueError: if an option is out of its range, or does not go with the members.
+    """
+
+    def __init__(
+        self, members: Sequence[Separator], options: SeparationOptions, *, execution: Execution
+    ) -> None:
+        self.members = tuple(members)
+        self.stems = self.members[0].stems
+        self.execution = execution
+        for member in self.members[1:]:
+            if sorted(member.stems) != sorted(self.stems):
+                raise ValueError(
+                    f"the checkpoints separate {list(self.stems)} and {list(member.stems)}: an "
+                    "ensemble needs members with the same stems"
+                )
+        self._original = None
+        if options.faithful:
+            options.check_faithful()
+            self._original = OriginalProgram(
+                members,
+                contexts=options.original.contexts,
+                merges_artifacts=options.original.merge_artifacts,
+                execution=execution,
+            )
+        self.options = options.completed()
+        assert self.options.ensemble is not None
+        self._rule: Rule = self.options.ensemble
+        check_rule(self._rule, self.options.domain, options.weights, len(self.members))
+        remainder = options.remainder
+        if self._rule == "min_instrumental":
+            remainder = other_than_instrumental(self.stems, remainder)
+        self.rest = remainder_index(self.stems, remainder)
+        self.remainder = None if self.rest is None else self.stems[self.rest]
+        self._views = [self._views_of(member) for member in self.members]
+        self._stages(44_100)  # refuses now what is out of range
+
+    @property
+    def num_passes(self) -> int:
+        """How often each song goes through a network."""
+        return sum(map(len, self._views))
+
+    def stream(
+        self, read: Callable[[], Iterable[Float[Tensor, "C _"]]], *, sample_rate: int
+    ) -> Iterator[Stems]:
+        """Stems of a song, block by block, on the CPU; in all as many samples as came in.
+
+        Args:
+            read: starts reading the song: consecutive blocks with the same C. It is called once,
+                or twice with `faithful`, which must know the song's peak first.
+            sample_rate: of the song, Hz.
+        """
+        if self._original is not None:
+            yield from self._original.stream(read, sample_rate=sample_rate)
+            return
+        held = Held()
+        copies = itertools.tee(held.remember(read()), self.num_passes + 1)
+        streams = self._streams(copies[1:], sample_rate)
+        if not self._needs_frames:
+            for views_of_all in aligned(streams):
+                stems = self._combined(self._one_of_views(views_of_all))
+                yield from self._completed(self._others(stems), held)
+            return
+        spectral = self._spectral(sample_rate)
+        for mixture, *views_of_all in aligned([(block[None] for block in copies[0]), *streams]):
+            others = spectral.push(mixture[0], self._one_of_views(views_of_all))
+            yield from self._completed(others, held)
+        if held.num_samples:
+            yield from self._completed(spectral.finish(), held)
+
+    @overload
+    def separate(self, mixture: Tensor, *, sample_rate: int) -> dict[str, Tensor]: ...
+    @overload
+    def separate(self, mixture: np.ndarray, *, sample_rate: int) -> dict[str, np.ndarray]: ...
+    @overload
+    def separate(self, mixture: str | Path) -> dict[str, np.ndarray]: ...
+
+    def separate(
+        self, mixture: str | Path | np.ndarray | Tensor, *, sample_rate: int | None = None
+    ) -> dict[str, np.ndarray] | dict[str, Tensor]:
+        """The stems of a song that fits into memory, by name.
+
+        Args:
+            mixture: the path of an audio file; or samples, channels x samples or samples alone,
+                of full scale 1.
+            sample_rate: of samples, Hz; a file says its own.
+
+        Returns:
+            Each stem in the form of the mixture: arrays for arrays and files, tensors for tensors;
+            at the song's own rate, with its channels and its length.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is bad, or samples are not finite, have no rate or other
+                dimensions.
+        """
+        if isinstance(mixture, str | Path):
+            path = Path(mixture)
+            rate = probe(path).sample_rate
+            stems = self.estimates(lambda: read_blocks(path, block_samples=BLOCK_SAMPLES), rate)
+            return {name: stem.numpy() for name, stem in zip(self.stems, stems, strict=True)}
+        if sample_rate is None or sample_rate < 1:
+            raise ValueError(f"sample_rate={sample_rate}: samples need their rate, in Hz")
+        given = torch.as_tensor(mixture)
+        if given.ndim not in (1, 2) or not given.shape[-1]:
+            raise ValueError(
+                f"a mixture of shape {tuple(given.shape)}: give channels x samples, or samples"
+            )
+        samples = given.detach().cpu().float().reshape(-1, given.shape[-1])
+        if not torch.isfinite(samples).all():
+            raise ValueError("the mixture holds samples that are not finite")
+        found = self.estimates(lambda: samples.split(BLOCK_SAMPLES, dim=1), sample_rate)
+        found = found.reshape(len(found), *given.shape)
+        if isinstance(mixture, Tensor):
+            moved = found.to(mixture.device)
+            return dict(zip(self.stems, moved, strict=True))
+        return {name: stem.numpy() for name, stem in zip(self.stems, found, strict=True)}
+
+    def estimates(
+        self, read: Callable[[], Iterable[Tensor]], sample_rate: int
+    ) -> Float[Tensor, "S C L"]:
+        """All stems of a song that fits into memory; see `stream`."""
+        return torch.cat(list(self.stream(read, sample_rate=sample_rate)), dim=2)
+
+    def _views_of(self, member: Separator) -> list[View]:
+        options = self.options
+        assert options.overlap is not None
+        assert options.tta.contexts != "original"
+        chunk_samples = None
+        if options.chunk_seconds is not None:
+            chunk_samples = round(options.chunk_seconds * member.sample_rate)
+        return views(
+            member,
+            chunk_samples=chunk_samples,
+            overlap=options.overlap,
+            swap=bool(options.tta.swap),
+            polarity=bool(options.tta.polarity),
+            shifts=int(options.tta.shifts or 0),
+            contexts=options.tta.contexts,
+        )
+
+    @property
+    def _needs_frames(self) -> bool:
+        options = self.options
+        return (
+            (len(self.members) > 1 and options.domain == "magnitude")
+            or options.aggressiveness != 1
+            or options.wiener > 0
+            or options.fill_band
+            or options.keep_vocal_free is not None
+        )
+
+    def _streams(
+        self, copies: Sequence[Iterable[Tensor]], sample_rate: int
+    ) -> list[Iterator[Stems]]:
+        """One stream for each view of each member, in the order of the stems of the first."""
+        streams: list[Iterator[Stems]] = []
+        for member, of_member in zip(self.members, self._views, strict=True):
+            order = [member.stems.index(stem) for stem in self.stems]
+            for view in of_member:
+                stems = separate_view(
+                    member,
+                    copies[len(streams)],
+                    view,
+                    sample_rate=sample_rate,
+                    execution=self.execution,
+                    remainder=self.remainder,
+                )
+                streams.append(_reordered(stems, order))
+        return streams
+
+    def _one_of_views(self, views_of_all: Sequence[Stems]) -> Float[Tensor, "N S C L"]:
+        """The mean of each member's views."""
+        rest = iter(views_of_all)
+        return torch.stack(
+            [
+                torch.stack(list(itertools.islice(rest, len(of_member)))).mean(dim=0)
+                for of_member in self._views
+            ]
+        )
+
+    def _combined(self, estimates: Float[Tensor, "N S C L"]) -> Stems:
+        if len(estimates) == 1:
+            return estimates[0]
+        return combine_waveforms(estimates, self._rule, self.options.weights)
+
+    def _others(self, stems: Tensor) -> Tensor:
+        """All stems but the remainder."""
+        if self.rest is None:
+            return stems
+        return torch.cat([stems[: self.rest], stems[self.rest + 1 :]])
+
+    def _completed(self, others: Tensor, held: Held) -> Iterator[Stems]:
+        mixture = held.take(others.shape[-1])
+        others = others[..., : mixture.shape[1]]  # frames end after the song does
+        if not mixture.shape[1]:
+            return
+        yield others if self.rest is None else with_remainder(others, mixture, self.rest)
+
+    def _spectral(self, sample_rate: int) -> "_Spectral":
+        return _Spectral(
+            stft_for(sample_rate),
+            self._stages(sample_rate),
+            rule=self._rule,
+            domain=self.options.domain,
+            weights=self.options.weights,
+            rest=self.rest,
+        )
+
+    def _stages(self, sample_rate: int) -> list[Stage]:
+        """What is to be done with the frames of a song, fresh for each."""
+        options, stft = self.options, stft_for(sample_rate)
+        # Of a model with a single stem the frames have a second: what that leaves of the mixture.
+        rest = len(self.stems) if self.rest is None else self.rest
+        if self.rest is None:
+            kept = 0
+        else:
+            kept = self.stems.index("instrumental") if "instrumental" in self.stems else rest
+        heard_hz = min(heard_hz_of(member, sample_rate) for member in self.members)
+        num_bins = min(stft.n_fft // 2 + 1, int(heard_hz / sample_rate * stft.n_fft))
+        stages: list[Stage] = []
+        if options.fill_band:
+            stages.append(FillBand(remainder=rest, first_bin=num_bins))
+        if options.aggressiveness != 1:
+            stages.append(Aggressiveness(kept=kept, exponent=options.aggressiveness))
+        if options.wiener:
+            stages.append(Wiener(iterations=options.wiener))
+        if (free := options.keep_vocal_free) is not None:
+            frames_a_second = sample_rate / stft.hop_length
+            stages.append(
+                KeepVocalFree(
+                    kept=kept,
+                    threshold=free.threshold,
+                    min_frames=round(free.min_seconds * frames_a_second),
+                    fade_frames=round(free.fade_seconds * frames_a_second),
+                    num_bins=num_bins,
+                )
+            )
+        return stages
+
+
+class _Spectral:
+    """The part of a pipeline that works on frames: samples of all members in, of the stems out."""
+
+    def __init__(
+        self,
+        stft: Stft,
+        stages: Sequence[Stage],
+        *,
+        rule: Rule,
+        domain: Domain,
+        weights: Sequence[float] | None,
+        rest: int | None,
+    ) -> None:
+        self.stages = stages
+        self.rule: Rule = rule
+        self.domain = domain
+        self.weights = weights
+        self.rest = rest
+        self._mixture, self._members = StftStream(stft), StftStream(stft)
+        self._inverse = InverseStftStream(stft)
+
+    def push(
+        self, mixture: Float[Tensor, "C L"], estimates: Float[Tensor, "N S C L"]
+    ) -> Float[Tensor, "S_others C _"]:
+        """The samples of all stems but the remainder that are settled now, perhaps none."""
+        if self.domain == "waveform" and len(estimates) > 1:
+            estimates = combine_waveforms(estimates, self.rule, self.weights)[None]
+        frames = self._frames(self._mixture.push(mixture), self._members.push(estimates))
+        return self._samples(refined(self.stages, frames))
+
+    def finish(self) -> Float[Tensor, "S_others C _"]:
+        """The samples that are still owed, and a few beyond the end."""
+        frames = self._frames(self._mixture.finish(), self._members.finish())
+        parts = [self._samples(refined(self.stages, frames))]
+        rest = refined(self.stages, None)
+        parts += [] if rest is None else [self._samples(rest)]
+        return torch.cat([*parts, self._inverse.finish()], dim=-1)
+
+    def _frames(self, mixture: Tensor, estimates: Tensor) -> Frames:
+        """One estimate of each stem; the remainder is the rest of the mixture, in every bin."""
+        of_stems = list(estimates.unbind(1))
+        if self.rest is not None:
+            del of_stems[self.rest]
+        phase_of = mixture if self.rule == "min_instrumental" else None
+        others = torch.stack(
+            [
+                stem[0]
+                if len(stem) == 1
+                else combine_spectrograms(stem, self.rule, self.weights, phase_of=phase_of)
+                for stem in of_stems
+            ]
+        )
+        at = len(others) if self.rest is None else self.rest
+        left = mixture - others.sum(dim=0)
+        return Frames(mixture, torch.cat([others[:at], left[None], others[at:]]))
+
+    def _samples(self, frames: Frames | None) -> Tensor:
+        assert frames is not None
+        at = len(frames.stems) - 1 if self.rest is None else self.rest
+        return self._inverse.push(torch.cat([frames.stems[:at], frames.stems[at + 1 :]]))
+
+
+def _reordered(stems: Iterator[Stems], order: Sequence[int]) -> Iterator[Stems]:
+    yield from (block[list(order)] for block in stems)
+
+
+def stft_for(sample_rate: int) -> Stft:
+    """The transform that refinement works on, of about the same length in seconds at any rate."""
+    n_fft = 2 ** max(4, round(math.log2(WINDOW_SECONDS * sample_rate)))
+    return Stft(n_fft=n_fft, hop_length=n_fft // 4)
+
+
+def heard_hz_of(separator: Separator, sample_rate: int) -> float:
+    """Up to which frequency a model hears a song of this rate; from there on it knows nothing."""
+    edge = separator.sample_rate / 2
+    if isinstance(separator, SpectrogramSeparator) and separator.top_bin == "zero":
+        edge = min(edge, separator.num_bins / separator.stft.n_fft * separator.sample_rate)
+    if separator.sample_rate < sample_rate:
+        edge *= RESAMPLED_EDGE
+    return min(edge, sample_rate / 2)
+
+
+def other_than_instrumental(stems: Sequence[str], remainder: str | None) -> str:
+    """The stem that `min_instrumental` leaves over.
+
+    Raises:
+        ValueError: if the stems are not an instrumental and one other, or that is not it.
+    """
+    if len(stems) != 2 or "instrumental" not in stems:
+        raise ValueError(
+            f"ensemble=min_instrumental needs an instrumental and one other stem, and these "
+            f"checkpoints separate {list(stems)}: use ensemble=min"
+        )
+    other = next(stem for stem in stems if stem != "instrumental")
+    if remainder not in (None, other):
+        raise ValueError(
+            f"remainder={remainder}: with ensemble=min_instrumental the remainder is the {other}"
+        )
+    return other
