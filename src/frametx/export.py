@@ -197,8 +197,8 @@ def write_graph(
     program = traced(part, dynamic=cfg.dynamic)
     facts = json.dumps(describe(separator, part, cfg, model=model), indent=1)
     if path.suffix == ".pt2":
-        torch.export.save(program, path, extra_files={f"{METADATA}.json": facts})
         with quiet():
+            torch.export.save(program, path, extra_files={f"{METADATA}.json": facts})
             run = torch.export.load(path).module()
     else:
         write_onnx(path, program, part, facts, external_data=cfg.external_data)
@@ -217,9 +217,9 @@ def network_part(separator: SpectrogramSeparator, *, frames: int | None, dynamic
     Raises:
         ValueError: if it takes no such number of frames.
     """
-    multiple = separator.frame_multiple
+    multiple, crop_frames = separator.frame_multiple, separator.crop_frames
     if frames is None and separator.num_past_frames:
-        frames = separator.crop_frames
+        frames = crop_frames
     elif frames is None:
         frames = separator.stft.num_frames(separator.chunk_samples)
         frames += -frames % multiple
@@ -228,21 +228,27 @@ def network_part(separator: SpectrogramSeparator, *, frames: int | None, dynamic
             f"frames={frames} must be a multiple of {multiple} for this network: "
             f"take {frames + -frames % multiple}"
         )
-    if separator.num_past_frames and frames > separator.crop_frames:
+    if separator.num_past_frames and frames > crop_frames:
         raise ValueError(
-            f"frames={frames}: the network reads crops of at most {separator.crop_frames} frames"
+            f"frames={frames}: the network reads crops of at most {crop_frames} frames"
         )
-    least = -(-MIN_FRAMES // multiple)
-    if dynamic and frames < least * multiple:
-        raise ValueError(f"frames={frames} must be at least {least * multiple} with dynamic=true")
-    batch = 2 if dynamic else 1
     others: dict[str, Tensor] = {}
     free = None
     if dynamic:
-        count = Dim("frames", min=MIN_FRAMES) if multiple == 1 else Dim("crops", min=least)
-        free = {0: Dim("batch"), 3: count if multiple == 1 else multiple * count}
-        other = other_length(frames, multiple, most=separator.crop_frames or None)
+        # torch takes an axis of one for one that is always so: the example has two of the multiple
+        least = max(MIN_FRAMES, 2 * multiple if multiple > 1 else 1)
+        if frames < least:
+            raise ValueError(
+                f"frames={frames} must be at least {least} with dynamic=true for this network; "
+                "with dynamic=false it can be exported"
+            )
+        count = Dim("frames", min=MIN_FRAMES) if multiple == 1 else multiple * Dim("multiples")
+        free = {0: Dim("batch"), 3: count}
+        other = other_length(
+            frames, multiple, most=crop_frames if separator.num_past_frames else None
+        )
         others[f"{other} frames"] = shown(separator, music(separator, other, batch=3))
+    batch = 2 if dynamic else 1
     return Part(
         module=separator.network,
         original=separator.network,
@@ -425,7 +431,9 @@ def report_difference(
         NotEqualError: if it is further than the tolerance, or anything is no number.
     """
     largest = max(x.abs().max().item() for x in expected.values())
-    error = max((run(x) - expected[name]).abs().max().item() for name, x in inputs.items())
+    # by torch, because Python's max passes over what is no number
+    error = torch.stack([(run(x) - expected[name]).abs().max() for name, x in inputs.items()])
+    error = error.max().item()
     relative = error / largest if largest else error
     said = f"largest error {error:.1e}, relative {relative:.1e}, over {', '.join(inputs)}"
     if not relative <= tolerance:
