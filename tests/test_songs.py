@@ -1,8 +1,26 @@
+import io
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from frametx.songs import Song, find_songs, plan
+from frametx.audio.container import CONTAINER_SUFFIXES
+from frametx.songs import (
+    AUDIO_SUFFIXES,
+    FIELDS,
+    STEM,
+    Job,
+    Song,
+    find_songs,
+    plan,
+    read_album,
+    spool,
+)
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -89,3 +107,258 @@ def test_songs_that_cannot_be_told_apart_are_refused() -> None:
     songs = [Song(Path(folder) / "x.wav", Path("x.wav")) for folder in ("a", "b")]
     with pytest.raises(ValueError, match=r"a/x\.wav and b/x\.wav would both go to out/x\.wav"):
         plan(songs, Path("out"))
+
+
+def test_the_sound_of_videos_is_found_in_folders(tmp_path: Path) -> None:
+    songs = tree(tmp_path / "songs", "a.mp4", "b.MKV", "c.webm", "d.mov", "e.avi", "f.wma", "g.txt")
+    names = ["a.mp4", "b.MKV", "c.webm", "d.mov", "e.avi", "f.wma"]
+    assert found(songs, tmp_path / "out") == names
+    # Of these two, a folder may hold programs and device trees.
+    assert {".ts", ".dts"} == CONTAINER_SUFFIXES - AUDIO_SUFFIXES
+
+
+def test_links_that_lead_in_a_circle_do_no_harm(tmp_path: Path) -> None:
+    songs = tree(tmp_path / "songs", "a/x.wav")
+    (songs / "a" / "up").symlink_to(songs)
+    (songs / "self.wav").symlink_to(songs / "self.wav")
+    (songs / "gone.wav").symlink_to(songs / "nowhere.wav")
+    (songs / "there.wav").symlink_to(songs / "a" / "x.wav")
+    for wanted in (songs, tmp_path / "son*", f"{songs}/**/*.wav"):
+        assert [Path(name).name for name in found(wanted, tmp_path / "out")] in (
+            ["x.wav", "there.wav"],
+            ["there.wav", "x.wav"],
+        )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    songs = tree(tmp_path / "songs", "a.wav", "locked/b.wav", "half/c.wav")
+    (songs / "locked").chmod(0o000)
+    (songs / "half").chmod(0o400)
+    try:
+        assert found(songs, tmp_path / "out") == ["a.wav"]
+    finally:
+        (songs / "locked").chmod(0o700)
+        (songs / "half").chmod(0o700)
+
+
+TAGS = {
+    "artist": "AC/DC",
+    "title": "What? \\ Why: <this>",
+    "album": "..",
+    "tracknumber": "3/12",
+}
+
+
+def job(name: str, tags: Mapping[str, str] = TAGS, below: str = "live/01. Intro.flac") -> Job:
+    song = Song(Path("in") / below, Path(below))
+    (made,) = plan([song], Path("out"), name=name, model="voxaug", tags_of=lambda _: tags)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("{folder}/{song}/{stem}", "out/live/01. Intro/vocals"),
+        ("{stem}/{folder}/{song}", "out/vocals/live/01. Intro"),
+        ("{song} ({stem}, {model})", "out/01. Intro (vocals, voxaug)"),
+        ("{artist}/{album}/{track} {title}_{stem}", "out/AC_DC/_/03 What_ _ Why_ _this__vocals"),
+        ("{song}/{song}/x/{stem}", "out/01. Intro/01. Intro/x/vocals"),
+    ],
+)
+def test_a_name_is_filled_in_from_song_model_and_tags(name: str, expected: str) -> None:
+    made = job(name)
+    assert str(made.path("vocals")) == expected
+    assert made.folder in made.path("vocals").parents
+    assert made.folder in made.path("drums").parents
+
+
+def test_what_tags_do_not_say_is_unknown() -> None:
+    made = job("{artist}/{album}/{track} {title}/{stem}", {})
+    expected = "out/unknown artist/unknown album/00 01. Intro/vocals"
+    assert str(made.path("vocals")) == expected
+
+
+def test_tags_are_read_only_where_they_are_asked_for() -> None:
+    def refuse(path: Path) -> Mapping[str, str]:
+        raise AssertionError(path)
+
+    (made,) = plan([Song(Path("a.wav"), Path("a.wav"))], Path("out"), tags_of=refuse)
+    assert made == Job(Path("a.wav"), Path("out/a"))
+    assert made.path("vocals") == Path("out/a/vocals")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{song}/{stam}", "unknown field: its fields are {folder}, {song}, {stem}"),
+        ("{song}/{stem:>9}", "unknown field"),
+        ("{song}/{stem!r}", "unknown field"),
+        ("{}/{stem}", "unknown field"),
+        ("{song}/{stem", "expected '}'"),
+        ("{song}", "must hold {stem}"),
+        ("", "must hold {stem}"),
+        ("../{song}/{stem}", "leads out of the output"),
+        ("{song}/../../{stem}", "leads out of the output"),
+        ("/tmp/{song}/{stem}", "leads out of the output"),
+        ("~/{song}/{stem}", "leads out of the output"),
+        ("{song}: {stem}", "holds ':', which no file name should"),
+        ("{song}\n{stem}", r"holds '\\n', which"),
+    ],
+)
+def test_a_name_that_can_never_do_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        job(name)
+
+
+def test_names_that_make_two_songs_one_are_refused() -> None:
+    songs = [Song(Path(f"in/{n}.wav"), Path(f"{n}.wav")) for n in "ab"]
+    with pytest.raises(ValueError, match=r"in/a\.wav and in/b\.wav would both go to out/X \{stem"):
+        plan(songs, Path("out"), name="{title} {stem}", tags_of=lambda _: {"title": "X"})
+    both = plan(songs, Path("out"), name="{song} {stem}", tags_of=lambda _: {"title": "X"})
+    assert [str(each.path("bass")) for each in both] == ["out/a bass", "out/b bass"]
+
+
+def test_a_name_too_long_for_a_disk_is_shortened_and_stays_apart(tmp_path: Path) -> None:
+    long = "ü" * 300
+    song = Song(Path("a.wav"), Path("a.wav"))
+    paths: list[Path] = []
+    for title in (long, f"{long}!"):
+        (made,) = plan(
+            [song],
+            tmp_path,
+            name="{artist}/{title} {stem}",
+            tags_of=lambda _, t=title: {"title": t, "artist": t},
+        )
+        for stem in ("vocals", "drums"):
+            path = made.path(stem)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f"{path.name}.flac").touch()
+            assert len(os.fsencode(path.name)) <= 245
+            assert "\ufffd" not in path.name
+            paths.append(path)
+    assert len({str(path) for path in paths}) == 4
+
+
+def test_a_short_name_is_left_as_it_is() -> None:
+    exact = "x" * 245
+    assert Job(Path("a"), Path("out")).path(exact).name == exact
+    assert Job(Path("a"), Path("out")).path(f"{exact}y").name != f"{exact}y"
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(
+    values=st.fixed_dictionaries(
+        {name: st.text(max_size=300) for name in ("artist", "title", "album", "tracknumber")}
+    ),
+    stem=st.text(min_size=1, max_size=20),
+)
+def test_whatever_tags_say_the_stems_stay_below_the_output(
+    values: dict[str, str], stem: str
+) -> None:
+    made = job("{artist}/{album}/{track} - {title}/{stem}", values)
+    path = made.path(stem)
+    parts = path.relative_to("out").parts
+    assert len(parts) == 4
+    assert not {".", ".."} & set(parts)
+    assert not any(char in part for part in parts for char in '\0<>:"\\|?*\n')
+    assert all(len(part.encode("utf-8", "surrogateescape")) <= 255 for part in parts)
+
+
+def album(tmp_path: Path, content: object) -> Path:
+    tree(tmp_path, "a.flac", "cd 2/b.flac", "c.mp3")
+    path = tmp_path / "album.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_an_album_lists_what_to_separate_and_what_to_copy(tmp_path: Path) -> None:
+    content = {"output": "done", "convert": ["a.flac", "cd 2/b.flac"], "copy": ["c.mp3"]}
+    read = read_album(album(tmp_path, content))
+    assert read.output == tmp_path / "done"
+    assert [str(song.below) for song in read.songs] == ["a.flac", "cd 2/b.flac", "c.mp3"]
+    jobs = plan(read.songs, Path("out"))
+    assert [each.is_instrumental for each in jobs] == [False, False, True]
+    assert [str(each.folder) for each in jobs] == ["out/a", "out/cd 2/b", "out/c"]
+    assert all(each.source.is_file() for each in jobs)
+
+
+def test_an_album_may_name_files_elsewhere(tmp_path: Path) -> None:
+    (elsewhere,) = [tree(tmp_path / "other", "x.wav") / "x.wav"]
+    path = album(tmp_path / "lists", {"convert": [str(elsewhere), "../lists/a.flac"]})
+    read = read_album(path)
+    assert [str(song.below) for song in read.songs] == ["x.wav", "a.flac"]
+    assert read.output is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON: Expecting property name"),
+        ("[]", "must hold"),
+        ({"convert": ["a.flac"], "covert": []}, "convert and copy, but not covert"),
+        ({"convert": "a.flac"}, "convert must be a list of file names"),
+        ({"copy": [3]}, "copy must be a list of file names"),
+        ({"convert": ["z.flac"]}, r"convert names z\.flac, and there is no file"),
+        ({"convert": ["cd 2"]}, "convert names cd 2, and there is no file"),
+        ({"convert": ["a.flac"], "copy": ["cd 2/../a.flac"]}, "names cd 2/../a.flac twice"),
+        ({"output": 3, "convert": ["a.flac"]}, r"output \(3\) must be the name of a folder"),
+        ({"output": "x"}, "names no song"),
+        ('{"convert": ["\xff"]}', "is not JSON|there is no file"),
+    ],
+)
+def test_a_bad_album_is_refused_in_one_line(tmp_path: Path, content: object, message: str) -> None:
+    path = album(tmp_path, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_album(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"RIFF1234WAVE", "stdin.wav"),
+        (b"RIFF1234AVI ", "stdin.avi"),
+        (b"fLaC", "stdin.flac"),
+        (b"OggS", "stdin.ogg"),
+        (b"ID3\x04", "stdin.mp3"),
+        (b"\xff\xfb\x90", "stdin.mp3"),
+        (b"\xff\xf1\x50", "stdin.aac"),
+        (b"1234ftypM4A ", "stdin.m4a"),
+        (b"la la la", "stdin"),
+    ],
+)
+def test_what_comes_in_by_a_pipe_is_a_file_for_a_while(head: bytes, name: str) -> None:
+    content = head + bytes(3_000_000)
+    with spool(io.BytesIO(content)) as path:
+        assert path.name == name
+        assert path.read_bytes() == content
+        (song,) = find_songs(str(path), Path("out"))
+        (made,) = plan([song], Path("out"))
+        assert made.path("vocals") == Path("out/stdin/vocals")
+    assert not path.parent.exists()
+
+
+def test_an_empty_pipe_is_refused() -> None:
+    with pytest.raises(ValueError, match="input=-: nothing came in"), spool(io.BytesIO()):
+        pass
+
+
+def test_a_failure_takes_the_spooled_file_away() -> None:
+    folders: list[Path] = []
+
+    def fail_inside() -> None:
+        with spool(io.BytesIO(b"fLaC")) as path:
+            folders.append(path.parent)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_inside()
+    assert not folders[0].exists()
+
+
+def test_every_field_is_one_that_a_name_may_have() -> None:
+    made = job("/".join(f"{{{field}}}" for field in FIELDS if field != "stem") + "/{stem}")
+    assert STEM not in str(made.path("vocals"))
+    assert made.path("vocals").name == "vocals"

@@ -1,56 +1,102 @@
-"""Which songs an input names, and the folder that the stems of each go to."""
+"""Which songs an input names, and which file each stem of them goes to."""
 
+import hashlib
+import json
+import os
+import shutil
+import string
+import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 # In a folder all else is left alone; which of these can be read is found out when they are opened.
 AUDIO_SUFFIXES = frozenset(
     f".{name}"
-    for names in ("wav w64 rf64 flac ogg oga opus mp3", "aif aiff aifc caf au m4a aac wma")
+    for names in (
+        "wav w64 rf64 flac ogg oga opus mp3 aif aiff aifc caf au",
+        "m4a m4b aac wma asf mp4 m4v mov 3gp mkv mka webm avi",
+        "mpg mpeg m2ts mts vob flv wmv ac3 eac3 ape wv tta amr mpc",
+    )
     for name in names.split()
 )
+DEFAULT_NAME = "{folder}/{song}/{stem}"
+FIELDS = ("folder", "song", "stem", "model", "artist", "title", "album", "track")
+TAG_FIELDS = ("artist", "title", "album", "track")
+STEM = "\0"  # stands for the stem in a name that is filled in but for that
+NAME_BYTES = 255  # what file systems take
+SUFFIX_BYTES = 10  # that a stem's suffix is given of these
+FORBIDDEN = dict.fromkeys((*map(ord, '<>:"/\\|?*'), *range(32), 127), "_")
 
 
 @dataclass(frozen=True)
 class Song:
-    """A file and its path below the input that named it."""
+    """A file and its path below the input that named it.
+
+    `is_instrumental` says that there is nothing to separate: it is copied as that stem.
+    """
 
     source: Path
     below: Path
+    is_instrumental: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file and the folder its stems go to."""
+    """A file, the folder that holds all of its stems, and how they are named in it.
+
+    Attributes:
+        source: the song.
+        folder: the stems are in it or in folders below.
+        name: path of a stem's file below `folder` without suffix; STEM stands for the stem.
+        is_instrumental: whether the song is copied as that stem instead of being separated.
+    """
 
     source: Path
     folder: Path
+    name: str = STEM
+    is_instrumental: bool = False
+
+    def path(self, stem: str) -> Path:
+        """Path of a stem's file without its suffix; names too long for a disk are shortened."""
+        *folders, name = self.name.replace(STEM, _clean(stem)).split("/")
+        folders = [_shortened(folder, NAME_BYTES) for folder in folders]
+        return self.folder.joinpath(*folders, _shortened(name, NAME_BYTES - SUFFIX_BYTES))
+
+
+@dataclass(frozen=True)
+class Album:
+    """A list of songs for one album, as `read_album` found it; `output` None leaves it open."""
+
+    songs: tuple[Song, ...]
+    output: Path | None
 
 
 def find_songs(wanted: str, output: Path) -> list[Song]:
     """The songs that a file, a folder (searched to the bottom) or a glob names, in order.
 
-    Of folders and globs: hidden files, files without the suffix of audio, and what lies in an
-    `output` inside the input are left out.
+    Of folders and globs: hidden files, files without the suffix of audio or video, and what lies in
+    an `output` inside the input are left out. Links to folders are not followed on the way down.
 
     Raises:
         ValueError: if there is none, or if stems would be taken for songs the next time.
     """
     path = Path(wanted).expanduser()
-    if path.is_file():
+    if _is_file(path):
         return [Song(path, Path(path.name))]
     base = path
     while not base.is_dir():
         base = base.parent
-    if base.resolve() == output.resolve():
+    if os.path.realpath(base) == os.path.realpath(output):
         raise ValueError(
             f"output={output} is the folder of the input, where stems would be taken for songs "
             "the next time: choose another"
         )
     roots = [path] if path.is_dir() else list(base.glob(str(path.relative_to(base))))
-    files = {file for root in roots for file in (root.rglob("*") if root.is_dir() else [root])}
+    files = {file for root in roots for file in _files_below(root)}
     songs = [Song(file, file.relative_to(base)) for file in sorted(files)]
     songs = [song for song in songs if is_song(song, output, base)]
     if not songs:
@@ -63,20 +109,104 @@ def find_songs(wanted: str, output: Path) -> list[Song]:
 def is_song(song: Song, output: Path, base: Path) -> bool:
     """Whether a file found in `base` is audio by its name, not hidden, and none of our stems."""
     is_hidden = any(part.startswith(".") for part in song.below.parts)
+    # Unlike Path.resolve, realpath does not fail over a link that leads to itself.
+    stems = Path(os.path.realpath(output))
     is_stem = (
-        base.resolve() in output.resolve().parents
-        and output.resolve() in song.source.resolve().parents
+        Path(os.path.realpath(base)) in stems.parents
+        and stems in Path(os.path.realpath(song.source)).parents
     )
-    is_audio = song.source.suffix.lower() in AUDIO_SUFFIXES and song.source.is_file()
+    is_audio = song.source.suffix.lower() in AUDIO_SUFFIXES and _is_file(song.source)
     return is_audio and not is_hidden and not is_stem
 
 
-def plan(songs: Iterable[Song], output: Path) -> list[Job]:
-    """A folder for each song; songs that differ only in their suffix keep it in the folder's name.
+def read_album(path: Path | str) -> Album:
+    """The songs that a JSON file lists: some to be separated, some instrumental already.
+
+    `{"output": "folder", "convert": ["a.flac"], "copy": ["b.flac"]}`, each relative to the folder
+    of the JSON file, and each optional.
 
     Raises:
-        ValueError: if two songs would still share a folder.
+        FileNotFoundError: if there is no such JSON file.
+        ValueError: if it is no such list, or names a file that is not there or is named before.
     """
+    path = Path(path).expanduser()
+    try:
+        album: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(album, dict):
+        raise ValueError(f'{path}: must hold {{"convert": [files], "copy": [files]}}')
+    unknown = [key for key in album if key not in ("output", "convert", "copy")]
+    if unknown:
+        raise ValueError(f"{path}: knows output, convert and copy, but not {', '.join(unknown)}")
+    output = album.get("output")
+    if not (output is None or isinstance(output, str)):
+        raise ValueError(f"{path}: output ({output}) must be the name of a folder")
+    songs: list[Song] = []
+    taken: set[str] = set()
+    for key in ("convert", "copy"):
+        names = album.get(key, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{path}: {key} must be a list of file names")
+        for name in names:
+            source = path.parent / Path(name).expanduser()
+            if not _is_file(source):
+                raise ValueError(f"{path}: {key} names {name}, and there is no file {source}")
+            if (real := os.path.realpath(source)) in taken:
+                raise ValueError(f"{path}: names {name} twice")
+            taken.add(real)
+            is_inside = source.is_relative_to(path.parent) and ".." not in Path(name).parts
+            below = source.relative_to(path.parent) if is_inside else Path(source.name)
+            songs.append(Song(source, below, is_instrumental=key == "copy"))
+    if not songs:
+        raise ValueError(f"{path}: names no song: list files in convert or copy")
+    return Album(tuple(songs), None if output is None else path.parent / Path(output).expanduser())
+
+
+@contextmanager
+def spool(stream: BinaryIO) -> Iterator[Path]:
+    """What comes in by a stream (`input=-`), as a file named `stdin` while the context lasts.
+
+    Raises:
+        ValueError: if nothing comes.
+    """
+    with tempfile.TemporaryDirectory(prefix="frametx-") as folder:
+        path = Path(folder) / "stdin"
+        with path.open("wb") as file:
+            shutil.copyfileobj(stream, file, 1 << 20)
+        with path.open("rb") as file:
+            head = file.read(12)
+        if not head:
+            raise ValueError("input=-: nothing came in by the standard input: pipe a song into it")
+        # Some readers are chosen by the suffix.
+        yield path.rename(path.with_suffix(_suffix_of(head)))
+
+
+def plan(
+    songs: Iterable[Song],
+    output: Path,
+    *,
+    name: str = DEFAULT_NAME,
+    model: str = "",
+    tags_of: Callable[[Path], Mapping[str, str]] | None = None,
+) -> list[Job]:
+    """Where the stems of each song go; songs that differ only in their suffix keep it.
+
+    Args:
+        songs: their jobs come in the same order.
+        output: the folder of all.
+        name: path of a stem's file below `output`, without suffix; its slashes make folders. Its
+            fields are those of FIELDS: `folder` (of the song below the input), `song` (its file
+            name without suffix), `stem`, `model`, and from the song's tags `artist`, `title`,
+            `album` and `track` (two digits, 00 where there is none).
+        model: what `{model}` stands for.
+        tags_of: gives a song's text tags, in the names of audio/tags.py; it is asked only if the
+            name has a field of these. A song without a title is called by its file name.
+
+    Raises:
+        ValueError: if the name is none, leads out of `output`, or gives two songs the same files.
+    """
+    fields = _fields(name)
     songs = list(songs)
     # Compared without case, because some file systems do not tell it apart.
     alike = Counter(str(song.below.with_suffix("")).casefold() for song in songs)
@@ -84,12 +214,122 @@ def plan(songs: Iterable[Song], output: Path) -> list[Job]:
     jobs: list[Job] = []
     for song in songs:
         bare = song.below.with_suffix("")
-        folder = output / (song.below if alike[str(bare).casefold()] > 1 else bare)
-        other = taken.setdefault(str(folder).casefold(), song)
+        is_alone = alike[str(bare).casefold()] == 1
+        values = {
+            "folder": "/".join(song.below.parent.parts),
+            "song": _own_name(song.below.stem if is_alone else song.below.name),
+            "stem": STEM,
+            "model": _clean(model),
+        }
+        if fields & set(TAG_FIELDS):
+            text = tags_of(song.source) if tags_of is not None else {}
+            values |= _from_tags(text, values["song"])
+        parts = [part for part in name.format_map(values).split("/") if part]
+        if ".." in parts:
+            raise ValueError(f"name={name} gives {'/'.join(parts)}, which leads out of the output")
+        pattern = "/".join(parts)
+        other = taken.setdefault(pattern.casefold(), song)
         if other is not song:
+            shown = output / pattern.removesuffix(f"/{STEM}").replace(STEM, "{stem}")
             raise ValueError(
-                f"the stems of {other.source} and {song.source} would both go to {folder}: "
+                f"the stems of {other.source} and {song.source} would both go to {shown}: "
                 "rename one of them"
             )
-        jobs.append(Job(song.source, folder))
+        num_fixed = next(number for number, part in enumerate(parts) if STEM in part)
+        fixed = [_shortened(part, NAME_BYTES) for part in parts[:num_fixed]]
+        jobs.append(
+            Job(
+                song.source,
+                output.joinpath(*fixed),
+                "/".join(parts[num_fixed:]),
+                song.is_instrumental,
+            )
+        )
     return jobs
+
+
+def _fields(name: str) -> set[str]:
+    """The fields of a name, which is refused if it can never do."""
+    known = ", ".join(f"{{{field}}}" for field in FIELDS)
+    try:
+        pieces = list(string.Formatter().parse(name))
+    except ValueError as error:
+        raise ValueError(f"name={name}: {error}: its fields are {known}") from error
+    fields = {field for _, field, _, _ in pieces if field is not None}
+    for _, field, form, conversion in pieces:
+        if field is not None and (field not in FIELDS or form or conversion):
+            raise ValueError(f"name={name} has an unknown field: its fields are {known}")
+    if "stem" not in fields:
+        raise ValueError(f"name={name} must hold {{stem}}: else all stems would be one file")
+    literal = "".join(text for text, _, _, _ in pieces)
+    forbidden = {char for char in literal if ord(char) in FORBIDDEN and char != "/"}
+    if name.startswith(("/", "~")) or Path(name).is_absolute() or ".." in name.split("/"):
+        raise ValueError(f"name={name} leads out of the output: choose another output instead")
+    if forbidden:
+        shown = " ".join(sorted(map(repr, forbidden)))
+        raise ValueError(f"name={name} holds {shown}, which no file name should: leave it out")
+    return fields
+
+
+def _from_tags(text: Mapping[str, str], song: str) -> dict[str, str]:
+    number = text.get("tracknumber", "").partition("/")[0].strip()
+    return {
+        "artist": _clean(text.get("artist") or text.get("albumartist") or "unknown artist"),
+        "title": _clean(text.get("title", "")) if text.get("title") else song,
+        "album": _clean(text.get("album") or "unknown album"),
+        "track": number.zfill(2) if number.isdigit() else _clean(number or "00"),
+    }
+
+
+def _clean(text: str) -> str:
+    """A name for a file of any system, out of what may hold anything."""
+    return " ".join(text.translate(FORBIDDEN).split()).strip(" .") or "_"
+
+
+def _own_name(song: str) -> str:
+    """A song's own name is kept as it is: a disk takes it already."""
+    return "_" if song in (".", "..") else song
+
+
+def _shortened(name: str, most_bytes: int) -> str:
+    """A name in at most so many bytes; two long names that begin alike still differ."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= most_bytes:
+        return name
+    mark = f"~{hashlib.sha256(encoded).hexdigest()[:8]}"
+    return encoded[: most_bytes - len(mark)].decode("utf-8", "ignore") + mark
+
+
+def _suffix_of(head: bytes) -> str:
+    """The suffix of audio that begins so, or none."""
+    starts = {
+        b"RIFF": ".avi" if head[8:11] == b"AVI" else ".wav",
+        b"RF64": ".wav",
+        b"fLaC": ".flac",
+        b"OggS": ".ogg",
+        b"FORM": ".aiff",
+        b"caff": ".caf",
+        b"ID3": ".mp3",
+        b"\x1aE\xdf\xa3": ".mkv",
+        b"\x30\x26\xb2\x75": ".wma",
+    }
+    if head[4:8] == b"ftyp":
+        return ".m4a"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
+        return ".aac" if head[1] & 0xF6 == 0xF0 else ".mp3"
+    return next((suffix for start, suffix in starts.items() if head.startswith(start)), "")
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """All files of a folder, or the file itself; folders that cannot be read are passed over."""
+    if not root.is_dir():
+        yield root
+    for folder, _, names in os.walk(root):
+        yield from (Path(folder) / name for name in names)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
