@@ -18,6 +18,7 @@ from frametx.audio.stem_files import (
     StemFiles,
     StemFormat,
     choose_format,
+    copy_as_stem,
     find_finished,
     on_steps,
 )
@@ -40,7 +41,7 @@ def song(
     rate: int = RATE,
 ) -> Path:
     samples = noise() if samples is None else samples
-    header = {"sample_rate": rate, "num_channels": len(samples)}
+    header: dict[str, Any] = {"sample_rate": rate, "num_channels": len(samples)}
     with AudioWriter(path, format=format, subtype=subtype, **header) as writer:
         writer.write(samples)
     return path
@@ -519,8 +520,9 @@ def test_a_suffix_is_the_songs_only_where_it_belongs_to_the_format() -> None:
 )
 def test_a_wrong_option_is_refused(wrong: dict[str, Any], message: str) -> None:
     right: dict[str, Any] = {"paths": {"vocals": Path("x")}, "stems": STEMS}
+    right |= {"info": described("WAV", "PCM_16")} | wrong
     with pytest.raises(ValueError, match=message):
-        StemFiles(**(right | {"info": described("WAV", "PCM_16")} | wrong))
+        StemFiles(**right)
 
 
 def test_finished_stems_are_found_whatever_became_of_them(tmp_path: Path) -> None:
@@ -536,3 +538,21 @@ def test_finished_stems_are_found_whatever_became_of_them(tmp_path: Path) -> Non
     files.outputs["vocals"].unlink()
     assert find_finished(paths, format) is None
     assert isinstance(format, StemFormat)
+
+
+def test_a_song_is_never_replaced_by_its_stem(tmp_path: Path) -> None:
+    source = song(tmp_path / "vocals.wav")
+    for format in ("same", "flac"):  # the second may have to go on as wav
+        with pytest.raises(ValueError, match=r"vocals\.wav is the song itself: choose another"):
+            separated(source, tmp_path, format=format)
+    assert [path.name for path in tmp_path.iterdir()] == ["vocals.wav"]
+
+
+def test_a_copied_song_is_the_song_under_a_stems_name(tmp_path: Path) -> None:
+    source = song(tmp_path / "x.FLAC", format="FLAC")
+    copy = copy_as_stem(source, tmp_path / "out" / "1. x" / "instrumental")
+    assert copy == tmp_path / "out" / "1. x" / "instrumental.FLAC"
+    assert copy.read_bytes() == source.read_bytes()
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    with pytest.raises(ValueError, match="is the song itself"):
+        copy_as_stem(copy, copy.parent / "instrumental")

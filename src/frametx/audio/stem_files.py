@@ -6,7 +6,10 @@ What lies beyond full scale fits no such format; `clipping` says what becomes of
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +137,38 @@ def with_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
+def copy_as_stem(source: Path, path: Path) -> Path:
+    """Copy a song that is one stem already, tags and all, and give the copy's path.
+
+    Args:
+        source: the song.
+        path: of the copy without suffix, which is the song's.
+
+    Raises:
+        ValueError: if that is the song itself.
+        OSError: if it cannot be copied.
+    """
+    target = with_suffix(path, source.suffix)
+    _check_apart(source, [target])
+    part = target.with_name(f".{os.getpid():x}-{secrets.token_hex(4)}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, part)
+        part.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    return target
+
+
+def _check_apart(source: Path, targets: Iterable[Path]) -> None:
+    for target in targets:
+        if os.path.realpath(target) == os.path.realpath(source):
+            raise ValueError(f"{target} is the song itself: choose another output or name")
+
+
 def on_steps(
     stems: Float[Tensor, "S C L"],
     remainder: int | None,
@@ -216,6 +251,8 @@ class StemFiles:
         if clipping not in CLIPPINGS:
             raise ValueError(f"clipping={clipping} must be one of {', '.join(CLIPPINGS)}")
         self.format = choose_format(info, format)
+        suffixes = (self.format.suffix, ".wav")
+        _check_apart(info.path, [with_suffix(p, s) for p in paths.values() for s in suffixes])
         self.clipped: dict[str, int] = {}
         self.gain_db = 0.0
         self.notes = list(self.format.notes)
