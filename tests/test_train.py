@@ -1,24 +1,28 @@
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from frametx.checkpoint import load_separator
-from frametx.config import conf_dir
+from frametx.checkpoint import load_separator, save_separator
+from frametx.config import conf_dir, one_line
 from frametx.data.synthetic import write_synthetic_tracks
 from frametx.nn.block import Block
-from frametx.train import train, warn_of_missing_past
+from frametx.train import main, train, warn_of_missing_past
+from frametx.training.callbacks import Ema
 from frametx.training.curriculum import ContextCurriculum
 
 Compose = Callable[..., DictConfig]
@@ -294,6 +298,173 @@ def test_a_network_that_reads_its_past_says_so_when_samples_hold_none() -> None:
         warn_of_missing_past(Separator(), curriculum(256))
     warn_of_missing_past(Separator(), curriculum(768))
     warn_of_missing_past(object(), curriculum(256))
+
+
+ENSEMBLE = ["model=neural_ensemble", "model.channels=1", "model.expansions=[8,8,8]"]
+
+
+@pytest.fixture
+def members(tmp_path: Path, tiny_overrides: list[str]) -> list[Path]:
+    """Two separators of different weights and STFT, as files."""
+    paths = [tmp_path / "one.ckpt", tmp_path / "two.safetensors"]
+    for seed, path in enumerate(paths):
+        torch.manual_seed(seed)
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = compose("train", [*tiny_overrides, f"audio.n_fft={64 * (1 + seed)}"])
+        config = OmegaConf.to_container(cfg.separator, resolve=True)
+        assert isinstance(config, dict)
+        named = {str(key): value for key, value in config.items()}
+        save_separator(path, instantiate(cfg.separator), named, model="asym_unet_mct_tiny")
+    return paths
+
+
+@pytest.fixture
+def compose_ensemble(tiny_overrides: list[str]) -> Compose:
+    """Compose a tiny run of an ensemble."""
+    chosen = [text for text in tiny_overrides if not text.startswith("model")]
+
+    def compose_run(output: Path, *overrides: str) -> DictConfig:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("train", [*chosen, *ENSEMBLE, f"paths.output_dir={output}", *overrides])
+
+    return compose_run
+
+
+def as_members(paths: list[Path]) -> str:
+    return f"members=[{','.join(map(str, paths))}]"
+
+
+def weights_of_members(paths: list[Path]) -> dict[str, torch.Tensor]:
+    """As they are called in a checkpoint of their ensemble."""
+    return {
+        f"separator.members.{number}.{name}": weight
+        for number, path in enumerate(paths)
+        for name, weight in cast(torch.nn.Module, load_separator(path)).state_dict().items()
+    }
+
+
+def test_an_ensemble_trains_around_its_members_and_resumes_without_their_files(
+    tmp_path: Path, compose_ensemble: Compose, members: list[Path]
+) -> None:
+    given = [as_members(members), "optimizer.lr=1e-2", "trainer.val_check_interval=2"]
+    best = train(compose_ensemble(tmp_path / "whole", *given, "trainer.max_steps=4"))
+    train(compose_ensemble(tmp_path / "half", *given, "trainer.max_steps=2"))
+    before = weights_of_members(members)
+    size = sum(path.stat().st_size for path in members)
+    for path in members:
+        path.unlink()
+    half = tmp_path / "half" / "checkpoints" / "last.ckpt"
+    rest = ["optimizer.lr=1e-2", "trainer.val_check_interval=2", f"ckpt_path={half}"]
+    train(compose_ensemble(tmp_path / "rest", *rest, "trainer.max_steps=4"))
+    whole = last(tmp_path / "whole")
+    assert_same_run(last(tmp_path / "rest"), whole)
+
+    learned = dict(whole["current_model_state"])
+    for state in ("state_dict", "current_model_state"):
+        of_members = {n: w for n, w in whole[state].items() if ".members." in n}
+        torch.testing.assert_close(of_members, before, atol=0, rtol=0)
+    assert learned["separator.gain"].abs().min() > 0
+    num_learning = sum(w.numel() for n, w in learned.items() if ".members." not in n)
+    # live and averaged weights and two moments of those that learn, but the members only once
+    limit = size + 4 * 4 * num_learning + 600_000
+    assert (tmp_path / "whole" / "checkpoints" / "last.ckpt").stat().st_size < limit
+    assert best is not None
+    loaded = load_separator(best)
+    assert loaded.stems == ("vocals", "instrumental")
+    with torch.inference_mode():
+        assert loaded(torch.randn(1, 1, 3000)).isfinite().all()
+
+
+def test_a_resumed_ensemble_refuses_other_members(
+    tmp_path: Path, compose_ensemble: Compose, members: list[Path]
+) -> None:
+    train(compose_ensemble(tmp_path / "run", as_members(members), "trainer.max_steps=1"))
+    again = [f"ckpt_path={tmp_path}/run/checkpoints/last.ckpt", "trainer.max_steps=2"]
+    train(compose_ensemble(tmp_path / "same", as_members(members), *again))
+    other = tmp_path / "other.ckpt"
+    changed = torch.load(members[0], weights_only=True)
+    next(iter(changed["state_dict"].values())).add_(1e-3)
+    torch.save(changed, other)
+    with pytest.raises(ValueError, match=r"other.ckpt is not the member that .*last.ckpt was"):
+        train(compose_ensemble(tmp_path / "other", as_members([other, members[1]]), *again))
+
+
+def test_init_from_gives_an_ensemble_its_network_and_members_their_own(
+    tmp_path: Path, compose_ensemble: Compose, members: list[Path]
+) -> None:
+    given = [as_members(members), "optimizer.lr=1e-2", "trainer.max_steps=1"]
+    train(compose_ensemble(tmp_path / "first", *given))
+    first = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    still = ["optimizer.lr=0.0", "module.weight_decay=0.0", "trainer.max_steps=1"]
+    train(compose_ensemble(tmp_path / "second", f"init_from={first}", *still))
+    taken, source = last(tmp_path / "second"), last(tmp_path / "first")
+    torch.testing.assert_close(taken["current_model_state"], source["state_dict"], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ([], "model=neural_ensemble needs trained separators: members="),
+        (["members=none.ckpt"], "members=none.ckpt must be a list"),
+        (["members=[none.ckpt,none.ckpt]"], "none.ckpt: no such checkpoint"),
+        (["members=[{one}]"], r"1 member\(s\) has nothing to choose from"),
+        (["members=[{one},{two}]", "stems=[speech,music]", "complement=speech"], "the ensemble"),
+        (["members=[{one},{two}]", "complement=null"], "complement=None must be one of the stems"),
+    ],
+)
+def test_an_ensemble_whose_members_do_not_fit_is_refused(
+    overrides: list[str],
+    says: str,
+    tmp_path: Path,
+    compose_ensemble: Compose,
+    members: list[Path],
+) -> None:
+    one, two = members
+    chosen = [text.format(one=one, two=two) for text in overrides]
+    with pytest.raises((ValueError, FileNotFoundError, InstantiationException)) as refused:
+        train(compose_ensemble(tmp_path / "run", *chosen))
+    assert re.search(says, one_line(refused.value)), one_line(refused.value)
+
+
+def test_members_of_another_model_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["frametx.train", "model=v7_small", "members=[a.ckpt]"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    GlobalHydra.instance().clear()
+    assert stopped.value.code == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert line.startswith("error: members=['a.ckpt'] need model=neural_ensemble")
+
+
+def test_what_does_not_learn_is_not_averaged_but_shared() -> None:
+    frozen, learning = torch.nn.Linear(3, 3).requires_grad_(False), torch.nn.Linear(3, 3)
+    module = around(torch.nn.Sequential(frozen, learning))
+    ema = Ema(decay=0.9, start_step=0)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    ema.setup(trainer, module, "fit")
+    ema.on_fit_start(trainer, module)
+    average = ema._average_model
+    assert average is not None
+    shared, averaged = cast(Any, average.module).network
+    before = frozen.weight.clone()
+    for _ in range(5):
+        with torch.no_grad():
+            learning.weight.add_(1)
+        average.update_parameters(module)
+    assert shared.weight.data_ptr() == frozen.weight.data_ptr()
+    assert torch.equal(shared.weight, before)
+    behind = (learning.weight - averaged.weight).detach()
+    torch.testing.assert_close(behind, torch.full_like(behind, sum(0.9**n for n in range(1, 5))))
+
+
+def around(network: torch.nn.Module) -> L.LightningModule:
+    """A module around a network, as Lightning's callbacks want one."""
+    module = L.LightningModule()
+    module.network = network
+    return module
 
 
 @pytest.mark.slow
