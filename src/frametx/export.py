@@ -437,7 +437,10 @@ def report_difference(
     relative = error / largest if largest else error
     said = f"largest error {error:.1e}, relative {relative:.1e}, over {', '.join(inputs)}"
     if not relative <= tolerance:
-        raise NotEqualError(f"{said}: more than tolerance={tolerance:g}, so the file is not kept")
+        raise NotEqualError(
+            f"{said}: more than tolerance={tolerance:g}, so the file is not kept; "
+            "a larger tolerance keeps it"
+        )
     print(f"{said} (tolerance {tolerance:g})")
 
 
