@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from av.audio.stream import AudioStream
 from torch import Tensor
 
 from frametx.audio import io, stem_files
@@ -278,6 +280,24 @@ def test_only_the_stems_asked_for_are_written(tmp_path: Path) -> None:
     assert one.outputs["instrumental"].read_bytes() == both.outputs["instrumental"].read_bytes()
 
 
+def test_the_stems_of_an_m4a_are_float_wavs_and_say_so(tmp_path: Path) -> None:
+    source = tmp_path / "x.m4a"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("alac", rate=RATE, layout="stereo")
+        assert isinstance(stream, AudioStream)
+        frame = av.AudioFrame.from_ndarray(noise(4_096).numpy(), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = RATE, 0
+        container.start_encoding()
+        resampler = av.AudioResampler("s16p", "stereo", RATE, frame_size=stream.frame_size)
+        for piece in [*resampler.resample(frame), None]:
+            container.mux(stream.encode(piece))
+    files = separated(source, tmp_path / "out")
+    stems = torch.stack([read_audio(path).double() for path in files.outputs.values()])
+    assert torch.equal(stems.sum(dim=0), read_audio(source).double())
+    assert {path.name for path in files.outputs.values()} == {"vocals.wav", "instrumental.wav"}
+    assert files.notes == ["MOV/ALAC cannot be written here: the stems are WAV/FLOAT"]
+
+
 def test_the_size_of_the_blocks_does_not_matter(tmp_path: Path) -> None:
     source = song(tmp_path / "x.wav")
     for clipping in CLIPPINGS:
@@ -408,6 +428,50 @@ def test_a_disk_that_is_full_ends_in_one_line_and_leaves_nothing(
     assert str(tmp_path / "out") in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "ogg", "mp3"])
+def test_a_disk_without_room_for_the_cover_leaves_nothing(tmp_path: Path, format: str) -> None:
+    source = song(tmp_path / "x.wav")
+    tags = Tags({"title": "x"}, (Picture(bytes(400_000), "image/png"),))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        with pytest.raises(OSError, match="out") as caught:
+            separated(source, tmp_path / "out", format=format, tags=tags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value).endswith(f"{tmp_path / 'out' / 'vocals'}.{format}'")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_while_names_are_given_a_stop_waits_and_an_error_takes_all_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    place = AudioWriter.place
+    placed: list[Path] = []
+
+    def fail_at_the_second(writer: AudioWriter) -> None:
+        if len(placed) == 1:
+            placed.append(writer.path)
+            raise error
+        place(writer)
+        placed.append(writer.path)
+
+    monkeypatch.setattr(AudioWriter, "place", fail_at_the_second)
+    paths = {stem: tmp_path / "out" / stem for stem in STEMS}
+    files = StemFiles(paths=paths, info=described("WAV", "PCM_16"), stems=STEMS)
+
+    def write_all() -> None:
+        with files:
+            files.write(split(noise()))
+
+    with pytest.raises(error):
+        write_all()
+    names = sorted(path.name for path in tmp_path.rglob("*.*"))
+    assert names == (["instrumental.wav", "vocals.wav"] if error is KeyboardInterrupt else [])
 
 
 def test_a_folder_that_takes_no_files_is_named(tmp_path: Path) -> None:
