@@ -1,5 +1,6 @@
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ NOISE = torch.randn(2, 10_000, generator=torch.Generator().manual_seed(0)) * 0.1
 
 
 def write(path: Path, samples: Tensor, subtype: str = "PCM_16", format: str = "WAV") -> Path:
-    header = {"sample_rate": 44_100, "num_channels": samples.shape[0], "tags": {"title": "Loreley"}}
+    header: dict[str, Any] = {"sample_rate": 44_100, "num_channels": samples.shape[0]}
     with AudioWriter(path, format=format, subtype=subtype, **header) as writer:
         writer.write(samples)
     return path
@@ -23,7 +24,7 @@ def test_probe_tells_what_was_written(tmp_path: Path) -> None:
     info = probe(write(tmp_path / "song.flac", NOISE, "PCM_24", "FLAC"))
     assert (info.num_samples, info.sample_rate, info.num_channels) == (10_000, 44_100, 2)
     assert (info.format, info.subtype) == ("FLAC", "PCM_24")
-    assert info.tags == {"title": "Loreley"}
+    assert not info.is_length_estimated
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24"])
@@ -115,6 +116,29 @@ def test_a_format_that_cannot_hold_the_samples_is_refused(tmp_path: Path) -> Non
     writer = AudioWriter(path, sample_rate=96_000, num_channels=2, format=format, subtype=subtype)
     with pytest.raises(ValueError, match=r"x\.mp3: cannot be written"), writer:
         pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_temporary_name_is_short_hidden_and_of_one_writer_only(tmp_path: Path) -> None:
+    header = {"sample_rate": 8_000, "num_channels": 1, "format": "WAV", "subtype": "PCM_16"}
+    writers = [AudioWriter(tmp_path / f"{'x' * 250}.wav", **header) for _ in range(50)]
+    names = {writer.part.name for writer in writers}
+    assert len(names) == 50
+    assert all(name.startswith(".") and len(name) < 32 for name in names)
+    with writers[0] as writer:
+        writer.write(NOISE[:1])
+    assert [path.name for path in tmp_path.iterdir()] == [f"{'x' * 250}.wav"]
+
+
+def test_closed_but_not_placed_a_file_is_whole_and_can_be_taken_back(tmp_path: Path) -> None:
+    header = {"sample_rate": 8_000, "num_channels": 2, "format": "FLAC", "subtype": "PCM_16"}
+    writer = AudioWriter(tmp_path / "x.flac", **header).__enter__()
+    writer.write(NOISE)
+    writer.close()
+    assert writer.num_samples == probe(writer.part).num_samples == 10_000
+    assert not writer.path.exists()
+    writer.discard()
+    writer.discard()
     assert not list(tmp_path.iterdir())
 
 

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,7 +47,6 @@ class AudioInfo:
     num_channels: int
     format: str
     subtype: str
-    tags: dict[str, str] = field(default_factory=dict)
     is_length_estimated: bool = False
 
 
@@ -85,7 +84,6 @@ def probe(path: Path | str) -> AudioInfo:
             num_channels=file.channels,
             format=file.format,
             subtype=file.subtype,
-            tags=file.copy_metadata(),
         )
 
 
@@ -163,8 +161,8 @@ class AudioWriter:
         num_channels: C.
         format: libsndfile's word for the container (WAV, FLAC, OGG, MP3 ...).
         subtype: libsndfile's word for the samples (PCM_16, FLOAT, VORBIS ...).
-        tags: title, artist, album ... as libsndfile names them; it cannot write them into all
-            formats (see tags.py for what goes into the others).
+        tags: title, artist, album ... as libsndfile names them, for the formats whose tags only it
+            can write (RF64, CAF); tags.py writes those of the others.
     """
 
     def __init__(
