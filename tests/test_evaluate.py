@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile as sf
@@ -29,8 +30,9 @@ from frametx.evaluate import (
     main,
     report,
 )
-from frametx.execution import choose_device
+from frametx.execution import Execution, choose_device
 from frametx.metrics.summary import Summary
+from frametx.pipeline import Pipeline, SeparationOptions
 from frametx.separator import SpectrogramSeparator
 
 RATE = 8000  # Hz
@@ -68,6 +70,11 @@ class Broken(Halves):
         return super().forward(mixture) * torch.nan
 
 
+def used(separator: Halves, **options: Any) -> Pipeline:
+    execution = Execution(device="cpu", batch_size=3)
+    return Pipeline([separator], SeparationOptions(**options), execution=execution)
+
+
 def tones(number: int, *, sample_rate: int = RATE, seconds: float = 2.0) -> Mixture:
     """A voice of 2 kHz and music of 300 Hz, equally loud, in stereo."""
     time_s = torch.arange(round(seconds * sample_rate)) / sample_rate
@@ -82,7 +89,7 @@ def value(evaluation: Evaluation, stem: str, metric: str) -> Summary:
 
 
 def test_half_the_mixture_gains_3_db_of_level_and_nothing_else() -> None:
-    evaluation = evaluate(Halves(), [tones(0), tones(1), tones(2)])
+    evaluation = evaluate(used(Halves()), [tones(0), tones(1), tones(2)])
     for stem in STEMS:
         usdr = value(evaluation, stem, "usdr")
         assert usdr.mixture == pytest.approx(0, abs=0.01)
@@ -93,42 +100,44 @@ def test_half_the_mixture_gains_3_db_of_level_and_nothing_else() -> None:
 
 
 def test_a_separator_that_is_right_scores_high() -> None:
-    evaluation = evaluate(BelowAndAbove(), [tones(0), tones(1)], overlap=0.5, batch_size=3)
+    evaluation = evaluate(used(BelowAndAbove(), overlap=0.5), [tones(0), tones(1)])
     for stem in STEMS:
         assert value(evaluation, stem, "si_sdr").improvement.mean > 20
 
 
 def test_tracks_are_scored_at_their_own_rate() -> None:
-    evaluation = evaluate(BelowAndAbove(), [tones(0, sample_rate=11_025), tones(1)], overlap=0.5)
+    evaluation = evaluate(
+        used(BelowAndAbove(), overlap=0.5), [tones(0, sample_rate=11_025), tones(1)]
+    )
     assert [score.seconds for score in evaluation.scores] == pytest.approx([2, 2, 2, 2], abs=1e-3)
     assert value(evaluation, "instrumental", "si_sdr").improvement.low > 15
 
 
 def test_the_interval_depends_on_the_seed_and_is_repeated_by_it() -> None:
     tracks = [tones(number, seconds=0.3 + 0.1 * number) for number in range(6)]
-    first, again, other = (evaluate(BelowAndAbove(), tracks, seed=s) for s in (0, 0, 1))
+    first, again, other = (evaluate(used(BelowAndAbove()), tracks, seed=s) for s in (0, 0, 1))
     assert first.summaries == again.summaries
     assert first.summaries != other.summaries
 
 
 def test_data_without_tracks_is_refused() -> None:
     with pytest.raises(ValueError, match="no track to evaluate on"):
-        evaluate(Halves(), [])
+        evaluate(used(Halves()), [])
 
 
 def test_a_track_with_other_stems_than_the_checkpoint_is_refused() -> None:
     four = ("vocals", "drums", "bass", "other")
     with pytest.raises(ValueError, match=r"album/song 0 has 2 stems.*drums"):
-        evaluate(Halves(stems=four), [tones(0)])
+        evaluate(used(Halves(stems=four)), [tones(0)])
 
 
 def test_a_separator_that_answers_nan_is_an_error_and_no_silence() -> None:
     with pytest.raises(ValueError, match="estimates of album/song 0 hold NaN"):
-        evaluate(Broken(), [tones(0)])
+        evaluate(used(Broken()), [tones(0)])
 
 
 def test_report_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = evaluate(Halves(), [tones(0), tones(1)])
+    evaluation = evaluate(used(Halves()), [tones(0), tones(1)])
     report(evaluation, tmp_path / "new" / "folder", facts={"ckpt": "a [very] good.ckpt"})
     printed = capsys.readouterr().out
     assert "a [very] good.ckpt" in printed
@@ -145,7 +154,7 @@ def test_report_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_pictures_and_audio_of_the_first_tracks_are_kept(tmp_path: Path) -> None:
     keep = Keep(output=tmp_path, stem_names=STEMS, pictures=1, wavs=2)
     tracks = [tones(0), tones(1), tones(2)]
-    evaluate(Halves(), tracks, on_track=keep)
+    evaluate(used(Halves()), tracks, on_track=keep)
     assert [p.name for p in tmp_path.glob("pictures/*")] == ["001_album_song_0.png"]
     folders = sorted((tmp_path / "audio").iterdir())
     assert [folder.name for folder in folders] == ["001_album_song_0", "002_album_song_1"]
@@ -159,7 +168,7 @@ def test_pictures_and_audio_of_the_first_tracks_are_kept(tmp_path: Path) -> None
 def test_the_kept_picture_shows_the_estimate(tmp_path: Path) -> None:
     for folder, separator in (("halves", Halves()), ("right", BelowAndAbove())):
         keep = Keep(output=tmp_path / folder, stem_names=STEMS, pictures=1, wavs=0)
-        evaluate(separator, [tones(0)], on_track=keep)
+        evaluate(used(separator), [tones(0)], on_track=keep)
     first, second = (path.read_bytes() for path in sorted(tmp_path.glob("*/pictures/*.png")))
     assert first != second
 

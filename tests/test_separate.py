@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -15,24 +14,12 @@ import pytest
 import soundfile as sf
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
 
-from frametx.audio.io import AudioInfo
 from frametx.checkpoint import load_separator, save_separator
 from frametx.config import conf_dir, quote_path
 from frametx.execution import choose_device
-from frametx.separate import (
-    FileReport,
-    Options,
-    Report,
-    choose_format,
-    main,
-    on_steps,
-    separate,
-    separate_file,
-    try_to_separate,
-)
-from frametx.songs import Job
+from frametx.separate import Report, main, separate
+from frametx.to_files import FileReport
 
 SEPARATOR = {
     "_target_": "frametx.separator.SpectrogramSeparator",
@@ -46,36 +33,6 @@ SEPARATOR = {
     "scale": "chunk_peak",
     "top_bin": "copy",
 }
-
-
-class Gain(nn.Module):
-    """A stereo separator whose vocals are the mixture times a gain."""
-
-    def __init__(self, gain: float, rate: int = 44_100) -> None:
-        super().__init__()
-        self.gain = gain
-        self.stems: tuple[str, ...] = ("vocals", "instrumental")
-        self.sample_rate = rate
-        self.num_channels = 2
-        self.chunk_samples = 4_096
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        return torch.stack([self.gain * mixture, (1 - self.gain) * mixture], dim=1)
-
-
-def ignore(done_s: float, total_s: float, spent_s: float) -> None:
-    pass
-
-
-def options(stems: Sequence[str] = ("vocals", "instrumental"), *, skip: bool = False) -> Options:
-    return Options(
-        stems=tuple(stems),
-        overlap=0.25,
-        batch_size=2,
-        chunk_samples=4_096,
-        device=torch.device("cpu"),
-        skip_existing=skip,
-    )
 
 
 def song(
@@ -109,147 +66,17 @@ def config(**values: object) -> DictConfig:
     return compose(*(f"{key}={value}" for key, value in values.items()))
 
 
-@pytest.mark.parametrize("rate_inside", [44_100, 16_000])
-@pytest.mark.parametrize(
-    ("name", "rate", "channels", "subtype"),
-    [
-        ("x.wav", 48_000, 1, "PCM_24"),
-        ("x.wav", 44_100, 2, "PCM_16"),
-        ("x.wav", 44_100, 2, "PCM_U8"),
-        ("x.wav", 22_050, 2, "FLOAT"),
-        ("x.wav", 96_000, 6, "PCM_24"),
-        ("x.flac", 48_000, 3, "PCM_24"),
-        ("x.ogg", 44_100, 2, "VORBIS"),
-        ("x.mp3", 44_100, 1, "MPEG_LAYER_III"),
-    ],
-)
-def test_rate_channels_bits_and_length_are_the_songs(
-    tmp_path: Path, name: str, rate: int, channels: int, subtype: str, rate_inside: int
-) -> None:
-    source = song(tmp_path / name, rate=rate, channels=channels, subtype=subtype)
-    job = Job(source, tmp_path / "out")
-    file = separate_file(Gain(0.7, rate_inside), job, options(), ignore)
-    assert file.status == "done"
-    expected = sf.info(source)
-    for stem in ("vocals", "instrumental"):
-        info = sf.info(file.outputs[stem])
-        assert (info.samplerate, info.channels, info.subtype) == (rate, channels, subtype)
-        assert (info.format, info.frames) == (expected.format, expected.frames)
-    if subtype not in ("VORBIS", "MPEG_LAYER_III"):
-        mixture, vocals, instrumental = (
-            sf.read(path, dtype="float64")[0] for path in (source, *file.outputs.values())
-        )
-        tolerance = 1e-7 if subtype == "FLOAT" else 0  # integers add up to the very sample
-        assert np.abs(vocals + instrumental - mixture).max() <= tolerance
-
-
-@pytest.mark.parametrize(("subtype", "bits"), [("PCM_U8", 8), ("PCM_16", 16), ("PCM_24", 24)])
-def test_four_stems_on_the_steps_of_a_format_add_up_to_the_mixture(subtype: str, bits: int) -> None:
-    scale = 2 ** (bits - 1)
-    generator = torch.Generator().manual_seed(0)
-    mixture = torch.randint(-scale, scale, (2, 5_000), generator=generator).double()
-    stems = (torch.rand(4, 2, 5_000, generator=generator).softmax(dim=0) * mixture / scale).float()
-    stems[2] = (mixture / scale - stems[[0, 1, 3]].double().sum(dim=0)).float()
-    steps = on_steps(stems, 2, subtype) * scale
-    assert torch.equal(steps, steps.round())
-    assert torch.equal(steps.sum(dim=0), mixture)
-
-
-def test_what_one_stem_loses_by_clipping_stays_in_the_remainder(tmp_path: Path) -> None:
-    source = song(tmp_path / "x.wav", level=0.2)
-    file = separate_file(Gain(1.5), Job(source, tmp_path / "out"), options(), ignore)
-    mixture, vocals, instrumental = (
-        sf.read(path, dtype="int16")[0].astype(int) for path in (source, *file.outputs.values())
-    )
-    # Each clipped sample of the vocals is one that 1.5 pushes over the edge.
-    assert file.clipped_samples == {"vocals": int((np.abs(mixture * 1.5 + 0.25) > 32_767.5).sum())}
-    assert file.clipped_samples["vocals"] > 0
-    assert np.array_equal(vocals + instrumental, mixture)
-
-
-def test_tags_follow_the_song(tmp_path: Path) -> None:
-    source = tmp_path / "x.flac"
-    with sf.SoundFile(source, "w", 44_100, 2) as file:
-        file.title, file.artist = "Lüül", "Someone"
-        file.write(np.zeros((5_000, 2)))
-    report = separate_file(Gain(0.5), Job(source, tmp_path / "out"), options(), ignore)
-    with sf.SoundFile(report.outputs["vocals"]) as file:
-        assert (file.title, file.artist) == ("Lüül", "Someone")
-
-
-def test_a_song_that_is_there_is_skipped_only_if_all_of_it_is(tmp_path: Path) -> None:
-    job = Job(song(tmp_path / "x.wav"), tmp_path / "out")
-    assert separate_file(Gain(0.5), job, options(skip=True), ignore).status == "done"
-    before = (tmp_path / "out" / "vocals.wav").stat().st_mtime_ns
-    assert separate_file(Gain(0.5), job, options(skip=True), ignore).status == "skipped"
-    assert (tmp_path / "out" / "vocals.wav").stat().st_mtime_ns == before
-    (tmp_path / "out" / "instrumental.wav").unlink()
-    assert separate_file(Gain(0.5), job, options(skip=True), ignore).status == "done"
-    assert separate_file(Gain(0.5), job, options(), ignore).status == "done"
-
-
-def test_only_the_stems_asked_for_are_written(tmp_path: Path) -> None:
-    job = Job(song(tmp_path / "x.wav"), tmp_path / "out")
-    file = separate_file(Gain(0.5), job, options(["instrumental"]), ignore)
-    assert [path.name for path in job.folder.iterdir()] == ["instrumental.wav"]
-    assert list(file.outputs) == ["instrumental"]
-
-
-@pytest.mark.parametrize("gain", [float("nan"), float("inf")])
-def test_a_model_that_returns_no_numbers_fails_and_leaves_nothing(
-    tmp_path: Path, gain: float
-) -> None:
-    job = Job(song(tmp_path / "x.wav"), tmp_path / "out")
-    file = try_to_separate(Gain(gain), job, options(), ignore)
-    assert file.status == "failed"
-    assert "not finite" in str(file.reason)
-    assert not job.folder.exists()
-
-
-def test_a_defect_costs_one_song(tmp_path: Path) -> None:
-    class Broken(Gain):
-        def forward(self, mixture: Tensor) -> Tensor:
-            raise RuntimeError("shapes\ndiffer")
-
-    file = try_to_separate(
-        Broken(0.5), Job(song(tmp_path / "x.wav"), tmp_path / "out"), options(), ignore
-    )
-    assert (file.status, file.reason) == ("failed", "RuntimeError: shapes differ")
-
-
-def test_running_out_of_memory_says_what_to_lower(tmp_path: Path) -> None:
-    class Greedy(Gain):
-        def forward(self, mixture: Tensor) -> Tensor:
-            raise torch.OutOfMemoryError
-
-    file = try_to_separate(
-        Greedy(0.5), Job(song(tmp_path / "x.wav"), tmp_path / "out"), options(), ignore
-    )
-    assert file.reason == "out of memory on cpu: lower batch_size (2) or chunk_seconds"
-
-
-@pytest.mark.parametrize(("hours", "container"), [(1, "WAV"), (4, "RF64")])
-def test_a_format_that_cannot_be_written_becomes_float_wav_and_says_so(
-    hours: int, container: str
-) -> None:
-    info = AudioInfo(Path("x.mp2"), hours * 3_600 * 44_100, 44_100, 2, "MP3", "MPEG_LAYER_II")
-    format, subtype, suffix, notes = choose_format(info)
-    assert (format, subtype, suffix) == (container, "FLOAT", ".wav")
-    assert notes == [f"MP3/MPEG_LAYER_II cannot be written here: the stems are {container}/FLOAT"]
-
-
 def test_the_exit_code_follows_the_files() -> None:
     report = Report(
-        ckpt="x",
-        model="x",
+        ckpt=["x"],
+        models=["x"],
         num_parameters=0,
         stems=("vocals",),
-        sample_rate=1,
-        num_channels=1,
+        sample_rates=[1],
         device="cpu",
-        overlap=0,
-        chunk_seconds=1,
-        batch_size=1,
+        precision="fp32",
+        num_passes=1,
+        options={},
     )
     report.files = [FileReport(input="a", status="done"), FileReport(input="b", status="skipped")]
     assert report.exit_code == 0
@@ -276,7 +103,8 @@ def test_a_checkpoint_separates_a_folder_and_reports(tmp_path: Path, ckpt: Path)
     written = json.loads((out / "report.json").read_text())
     assert [Path(file["input"]).name for file in written["files"]] == ["a.wav", "b.flac"]
     assert all(file["status"] == "done" and file["seconds"] > 0 for file in written["files"])
-    assert (written["model"], written["device"], written["batch_size"]) == ("Identity", "cpu", 3)
+    assert (written["models"], written["device"]) == (["Identity"], "cpu")
+    assert written["options"]["overlap"] == 0.25
 
 
 def test_the_command_gives_what_the_separator_gives(tmp_path: Path, ckpt: Path) -> None:

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -25,7 +25,7 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from hydra.errors import MissingConfigException as MissingConfig
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 USER_ERRORS = (
@@ -35,7 +35,7 @@ USER_ERRORS = (
     ModuleNotFoundError,
 )  # a user can act on them
 PATH_KEYS = (
-    *("ckpt", "input", "output", "report", "ckpt_path", "init_from", "screen"),
+    *("ckpt", "input", "output", "report", "name", "ckpt_path", "init_from", "screen"),
     *("data.root", "data.vocals", "data.instrumental", "data.exclude", "paths.corpora_dir"),
     *("data.vocals.roots", "data.instrumental.roots", "data.validation.roots"),
 )
@@ -109,6 +109,16 @@ def hydra_main(
         return main
 
     return decorate
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A config as dicts, lists and values, everything filled in.
+
+    Raises:
+        MissingMandatoryValue: naming the key that must be given.
+    """
+    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    return {str(key): value for key, value in cast(dict[str, Any], values).items()}
 
 
 def fail(message: str) -> None:

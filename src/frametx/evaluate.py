@@ -1,6 +1,6 @@
-"""python -m frametx.evaluate: how well a checkpoint takes tracks with known stems apart.
+"""python -m frametx.evaluate: how well checkpoints take tracks with known stems apart.
 
-tracks -> mixture -> streaming.separate_waveform -> estimates -> metrics -> table, CSV, JSON
+tracks -> mixture -> pipeline.estimates -> estimates -> metrics -> table, CSV, JSON
                                                          |-> pictures and audio of the first few
 """
 
@@ -8,11 +8,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from jaxtyping import Float
@@ -24,16 +23,15 @@ from torch import Tensor
 from frametx import __version__
 from frametx.audio.io import write_wav
 from frametx.audio.picture import save_picture
-from frametx.checkpoint import load_separator
-from frametx.config import hydra_main
+from frametx.config import hydra_main, plain
 from frametx.data.tracks import EvaluationSet, Mixture
-from frametx.execution import choose_device
+from frametx.loading import load_configured
 from frametx.metrics.bootstrap import check_resamples
 from frametx.metrics.report import table, write_csv, write_json
 from frametx.metrics.scores import Score, score_track
 from frametx.metrics.summary import Summary, summarise
+from frametx.pipeline import Pipeline
 from frametx.separator import Separator
-from frametx.streaming import separate_waveform
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,9 @@ class Evaluation:
 
 
 def evaluate(
-    separator: Separator,
+    pipeline: Pipeline,
     evaluation_set: EvaluationSet,
     *,
-    overlap: float = 0.25,
-    batch_size: int = 1,
-    device: torch.device | str | None = None,
     resamples: int = 10_000,
     seed: int = 0,
     on_track: Callable[[int, Mixture, Float[Tensor, "S C L"]], None] | None = None,
@@ -69,11 +64,8 @@ def evaluate(
     """Separate every track as `separate` would and score it against its stems.
 
     Args:
-        separator: in evaluation mode.
-        evaluation_set: its stems are in the order of `separator.stems`.
-        overlap: the part of a chunk that the next one sees again.
-        batch_size: chunks that go through the separator at once.
-        device: of the separator; None asks its weights.
+        pipeline: takes them apart.
+        evaluation_set: its stems are in the order of the pipeline's.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         on_track: called with number, track and estimates, e.g. to keep a picture.
@@ -94,22 +86,16 @@ def evaluate(
         transient=True,
     ):
         mixture = evaluation_set[index]
-        check_stems(separator, mixture)
+        check_stems(pipeline, mixture)
         began = time.perf_counter()
-        estimates = separate_waveform(
-            separator,
-            mixture.stems.sum(dim=0),
-            sample_rate=mixture.sample_rate,
-            overlap=overlap,
-            batch_size=batch_size,
-            device=device,
-        )
+        whole = mixture.stems.sum(dim=0)
+        estimates = pipeline.estimates(lambda whole=whole: [whole], mixture.sample_rate)
         wall_seconds += time.perf_counter() - began
         scores += score_track(
             estimates,
             mixture.stems,
             track=mixture.name,
-            stem_names=separator.stems,
+            stem_names=pipeline.stems,
             sample_rate=mixture.sample_rate,
         )
         audio_seconds += mixture.stems.shape[-1] / mixture.sample_rate
@@ -122,24 +108,24 @@ def evaluate(
         wall_seconds=wall_seconds,
         facts={
             "num_tracks": len(evaluation_set),
-            "stems": list(separator.stems),
-            "separator_sample_rate": separator.sample_rate,
-            "overlap": overlap,
+            "stems": list(pipeline.stems),
+            "separator_sample_rate": pipeline.sample_rate,
+            "separation": asdict(pipeline.options),
             "bootstrap": {"resamples": resamples, "seed": seed},
         },
     )
 
 
-def check_stems(separator: Separator, mixture: Mixture) -> None:
+def check_stems(pipeline: Pipeline, mixture: Mixture) -> None:
     """Refuse a track whose stems cannot be those that the separator gives.
 
     Raises:
         ValueError: naming both.
     """
-    if mixture.stems.shape[0] != len(separator.stems):
+    if mixture.stems.shape[0] != len(pipeline.stems):
         raise ValueError(
             f"track {mixture.name} has {mixture.stems.shape[0]} stems, but the checkpoint "
-            f"separates {list(separator.stems)}: evaluate on data with these stems"
+            f"separates {list(pipeline.stems)}: evaluate on data with these stems"
         )
 
 
@@ -237,7 +223,7 @@ def how_many(key: str, value: object) -> int:
     return value
 
 
-def evaluation_set(cfg: DictConfig, separator: Separator) -> EvaluationSet:
+def evaluation_set(cfg: DictConfig, separator: Separator | Pipeline) -> EvaluationSet:
     """The tracks of `data.test`, else `data.validation`, else what the data holds out.
 
     Raises:
@@ -262,25 +248,22 @@ def evaluation_set(cfg: DictConfig, separator: Separator) -> EvaluationSet:
 def main(cfg: DictConfig) -> None:
     """Evaluate a checkpoint and report."""
     pictures, wavs = (how_many(key, cfg[key]) for key in ("pictures", "wavs"))
-    device = choose_device(cfg.device)
-    separator = load_separator(Path(cfg.ckpt).expanduser(), device=device)
-    output = Path(cfg.output or Path(cfg.ckpt).parent / "evaluation").expanduser()
+    pipeline = load_configured(plain(cfg), note=lambda said: print(said, flush=True))
+    ckpt = cfg.ckpt if isinstance(cfg.ckpt, str) else cfg.ckpt[0]
+    output = Path(cfg.output or Path(ckpt).parent / "evaluation").expanduser()
     output.mkdir(parents=True, exist_ok=True)
     evaluation = evaluate(
-        separator,
-        evaluation_set(cfg, separator),
-        overlap=cfg.overlap,
-        batch_size=cfg.batch_size,
-        device=device,
+        pipeline,
+        evaluation_set(cfg, pipeline),
         resamples=cfg.resamples,
         seed=cfg.seed,
-        on_track=Keep(output=output, stem_names=separator.stems, pictures=pictures, wavs=wavs),
+        on_track=Keep(output=output, stem_names=pipeline.stems, pictures=pictures, wavs=wavs),
     )
     facts = {
         "ckpt": str(cfg.ckpt),
         "data": HydraConfig.get().runtime.choices["data"],
         "data_root": cfg.data.get("root"),
-        "device": str(device),
+        "device": str(pipeline.execution.device),
         "version": __version__,
     }
     report(evaluation, output, facts=facts)

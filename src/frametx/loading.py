@@ -1,7 +1,7 @@
 """A checkpoint, or several, as something that separates: without Hydra, without Lightning."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,10 +10,13 @@ from torch import nn
 
 from frametx.checkpoint import load_separator
 from frametx.execution import Execution, choose_device, choose_precision
-from frametx.pipeline import Pipeline, SeparationOptions
+from frametx.faithful import OriginalOptions
+from frametx.pipeline import Augmentation, Pipeline, SeparationOptions, VocalFree
 from frametx.separator import Separator, SpectrogramSeparator
 
 TOP_BINS = ("copy", "zero")
+NESTED_OPTIONS = ("tta", "keep_vocal_free", "original")
+PLAIN_OPTIONS = [f.name for f in fields(SeparationOptions) if f.name not in NESTED_OPTIONS]
 
 
 def load(
@@ -73,6 +76,20 @@ def load(
         if compile:
             compile_network(member)
     return Pipeline(members, options, execution=execution)
+
+
+def load_configured(
+    values: Mapping[str, Any], *, note: Callable[[str], None] = lambda _: None
+) -> Pipeline:
+    """What separates as the plain values of conf/separation/default.yaml say; see `load`."""
+    own = ("ckpt", "device", "precision", "batch_size", "compile", "top_bin")
+    options = SeparationOptions(
+        tta=Augmentation(**values["tta"]),
+        keep_vocal_free=VocalFree(**values["vocal_free"]) if values["keep_vocal_free"] else None,
+        original=OriginalOptions(**values["original"]),
+        **{name: values[name] for name in PLAIN_OPTIONS},
+    )
+    return load(**{name: values[name] for name in own}, note=note, options=options)
 
 
 def set_top_bin(member: Separator, top_bin: str) -> None:

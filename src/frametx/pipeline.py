@@ -191,9 +191,22 @@ class Pipeline:
         if self._rule == "min_instrumental":
             remainder = other_than_instrumental(self.stems, remainder)
         self.rest = remainder_index(self.stems, remainder)
+        # Its name; None if there is none, or the stems do not sum to the mixture.
         self.remainder = None if self.rest is None else self.stems[self.rest]
+        if options.faithful:
+            self.remainder = None
         self._views = [self._views_of(member) for member in self.members]
         self._stages(44_100)  # refuses now what is out of range
+
+    @property
+    def sample_rate(self) -> int:
+        """The highest rate at which a member hears, Hz."""
+        return max(member.sample_rate for member in self.members)
+
+    @property
+    def num_channels(self) -> int:
+        """The most channels that a member takes at once."""
+        return max(member.num_channels for member in self.members)
 
     @property
     def num_passes(self) -> int:
@@ -324,7 +337,7 @@ class Pipeline:
                     view,
                     sample_rate=sample_rate,
                     execution=self.execution,
-                    remainder=self.remainder,
+                    remainder=None if self.rest is None else self.stems[self.rest],
                 )
                 streams.append(_reordered(stems, order))
         return streams

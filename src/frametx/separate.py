@@ -5,84 +5,56 @@ rate, channels, bit depth and length (conf/separate.yaml has the naming and all 
 is reported and the others go on. Stems are written under a temporary name and renamed when whole:
 whatever stops a run, a file with a final name is finished.
 
-The stems of integer formats add up to the song's own samples: all but the remainder are rounded to
-the format's steps, and the remainder is what is left (32-bit integers: to the 24 bits of a float).
-Only where a stem had to be clipped (counted in the report), or in mp3 and ogg, they do not.
+The stems of integer formats add up to the song's own samples (32-bit integers: to the 24 bits of a
+float). Only with faithful=true, with clipping=clip where a stem is clipped (counted in the report),
+scaled with clipping=scale, or in mp3 and ogg, they do not.
 """
 
 import json
 import os
+import shutil
 import signal
-import time
+import sys
+import tempfile
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal, cast
 
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
 
-from frametx.audio.chunking import hop_samples
-from frametx.audio.io import INTEGER_BITS, AudioInfo, AudioWriter, is_writable, probe, read_blocks
-from frametx.checkpoint import load_separator
-from frametx.config import hydra_main, one_line
-from frametx.execution import Execution, choose_device
-from frametx.separator import Separator
-from frametx.songs import Job, find_songs, plan
-from frametx.streaming import remainder_index, separate_blocks
+from frametx.audio.io import probe
+from frametx.audio.stem_files import CLIPPINGS, FORMATS
+from frametx.audio.tags import read_tags
+from frametx.config import hydra_main, one_line, plain
+from frametx.loading import describe_device, load_configured, model_names, num_parameters
+from frametx.pipeline import Pipeline
+from frametx.songs import Job, Song, find_songs, plan, read_album, spool
+from frametx.to_files import FileOptions, FileReport, separate_song
 
-BLOCK_SAMPLES = 1 << 16  # read at once
-WAV_BYTES = (1 << 32) - (1 << 16)  # a wav counts its bytes in 32 bits
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to separate; the names of conf/separate.yaml, checked against the separator."""
-
-    stems: tuple[str, ...]
-    overlap: float
-    batch_size: int
-    chunk_samples: int
-    device: torch.device
-    skip_existing: bool
-
-
-@dataclass(kw_only=True)
-class FileReport:
-    """What became of one song. `real_time_factor` is seconds of work per second of audio."""
-
-    input: str
-    status: Literal["done", "skipped", "failed", "interrupted"]
-    reason: str | None = None
-    outputs: dict[str, str] = field(default_factory=dict)
-    audio_seconds: float | None = None
-    seconds: float | None = None
-    real_time_factor: float | None = None
-    clipped_samples: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+SECONDS_BEFORE_ESTIMATE = 5.0  # of work, before the time of all is worth a guess
 
 
 @dataclass(kw_only=True)
 class Report:
     """What became of a run."""
 
-    ckpt: str
-    model: str
+    ckpt: list[str]
+    models: list[str]
     num_parameters: int
     stems: tuple[str, ...]
-    sample_rate: int
-    num_channels: int
+    sample_rates: list[int]
     device: str
-    overlap: float
-    chunk_seconds: float
-    batch_size: int
+    precision: str
+    num_passes: int
+    options: dict[str, object]
     stopped_by: int | None = None  # number of the signal
+    notes: list[str] = field(default_factory=list)
     files: list[FileReport] = field(default_factory=list)
 
     def count(self, status: str) -> int:
@@ -91,7 +63,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 when every file is done or skipped, 1 when some failed, 128 + signal when stopped."""
+        """0 when nothing failed, 1 when some files failed, 128 + signal when stopped."""
         if self.stopped_by is not None:
             return 128 + self.stopped_by
         return 1 if self.count("failed") else 0
@@ -99,9 +71,12 @@ class Report:
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
-        part.replace(path)
+        part = path.with_name(f".{os.getpid():x}.report.part")
+        try:
+            part.write_text(json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def separate(cfg: DictConfig) -> Report:
@@ -111,30 +86,64 @@ def separate(cfg: DictConfig) -> Report:
         ValueError: if nothing can be started: no input, an option out of range, a bad checkpoint.
         FileNotFoundError: if there is no checkpoint.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    device = choose_device(str(cfg.device))
-    output = Path(str(cfg.output)).expanduser()
-    jobs = plan(find_songs(str(cfg.input), output), output)
-    separator = load_separator(Path(str(cfg.ckpt)).expanduser(), device=device)
-    options = choose_options(cfg, separator, device)
-    report = describe(str(cfg.ckpt), separator, options)
-    console.print(
-        f"{report.model}: {', '.join(report.stems)} at {report.sample_rate} Hz, "
-        f"{report.num_channels} channel(s), {report.num_parameters / 1e6:.1f} M parameters, "
-        f"on {report.device}",
-        markup=False,
-    )
-    separate_all(separator, jobs, options, report, console)
-    statuses = ("done", "skipped", "failed", "interrupted")
-    console.print(", ".join(f"{report.count(s)} {s}" for s in statuses if report.count(s)))
-    if cfg.report is not None:
-        report.write(Path(str(cfg.report)).expanduser())
-        console.print(f"report: {cfg.report}", markup=False)
+    values = plain(cfg)
+    to_stdout = str(cfg.output) == "-"
+    console = Console(highlight=False, soft_wrap=True, stderr=to_stdout)
+    path = None if cfg.report is None else Path(str(cfg.report)).expanduser()
+    with found_songs(cfg) as (songs, output):
+        if str(cfg.report) == f"{cfg.output}/report.json":
+            path = output / "report.json"  # an album's list may name another output
+        jobs = plan(songs, output, name=cfg.name, model=model_of(cfg.ckpt), tags_of=text_of)
+        notes: list[str] = []
+        pipeline = load_configured(values, note=lambda said: tell(said, notes, console))
+        options = file_options(cfg, pipeline)
+        if to_stdout and (len(jobs) != 1 or len(options.stems) != 1):
+            raise ValueError(
+                f"output=- writes one stem of one song, not {len(options.stems)} of {len(jobs)}: "
+                f"choose with stems=[{pipeline.stems[0]}]"
+            )
+        report = describe(cfg, pipeline)
+        report.notes = notes
+        console.print(in_words(report, jobs, pipeline), markup=False)
+        separate_all(pipeline, jobs, options, report, console)
+        statuses = ("done", "copied", "skipped", "failed", "interrupted")
+        console.print(", ".join(f"{report.count(s)} {s}" for s in statuses if report.count(s)))
+        if to_stdout and report.exit_code == 0:
+            send(Path(next(iter(report.files[0].outputs.values()))))
+    if path is not None and not to_stdout:
+        report.write(path)
+        console.print(f"report: {path}", markup=False)
     return report
 
 
+@contextmanager
+def found_songs(cfg: DictConfig) -> Iterator[tuple[Sequence[Song], Path]]:
+    """The songs of the input and the folder of the output, while the context lasts.
+
+    Raises:
+        ValueError: if there is no song.
+    """
+    wanted, output = str(cfg.input), Path(str(cfg.output)).expanduser()
+    with tempfile.TemporaryDirectory(prefix="frametx-") as folder:
+        if str(output) == "-":
+            output = Path(folder) / "stdout"
+        if wanted == "-":
+            with spool(sys.stdin.buffer) as song:
+                yield [Song(song, Path(song.name))], output
+        elif wanted.lower().endswith(".json") and Path(wanted).expanduser().is_file():
+            album = read_album(wanted)
+            is_chosen = cfg.output != "separated"  # a folder on the command line comes first
+            yield album.songs, output if is_chosen or album.output is None else album.output
+        else:
+            yield find_songs(wanted, output), output
+
+
 def separate_all(
-    separator: Separator, jobs: Sequence[Job], options: Options, report: Report, console: Console
+    pipeline: Pipeline,
+    jobs: Sequence[Job],
+    options: FileOptions,
+    report: Report,
+    console: Console,
 ) -> None:
     """Separate song after song with a progress bar, adding to `report`; errors end up in it too."""
     columns = (
@@ -144,6 +153,7 @@ def separate_all(
         TimeRemainingColumn(),
         TextColumn("{task.fields[speed]}"),
     )
+    estimate = Estimate(jobs)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         try:
             for number, job in enumerate(jobs, start=1):
@@ -153,8 +163,10 @@ def separate_all(
                 def show(done_s: float, total_s: float, spent_s: float, task=task) -> None:
                     speed = f"real-time factor {spent_s / done_s:.2f}" if done_s else ""
                     progress.update(task, completed=done_s, total=total_s, speed=speed)
+                    if (said := estimate.after(done_s, spent_s)) is not None:
+                        console.print(said)
 
-                file = try_to_separate(separator, job, options, show)
+                file = try_to_separate(pipeline, job, options, show)
                 report.files.append(file)
                 progress.remove_task(task)
                 console.print(one_file(file), markup=False)
@@ -164,15 +176,41 @@ def separate_all(
                 report.files.append(FileReport(input=str(job.source), status="interrupted"))
 
 
-def try_to_separate(
-    separator: Separator, job: Job, options: Options, show: Callable[[float, float, float], None]
-) -> FileReport:
+class Estimate:
+    """Says once how long all songs will take, when enough of the first has been seen."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = jobs
+        self._said = False
+
+    def after(self, done_s: float, spent_s: float) -> str | None:
+        """The estimate, after seconds of audio took seconds of work; None if it is not time."""
+        if self._said or not done_s or spent_s < SECONDS_BEFORE_ESTIMATE:
+            return None
+        self._said = True
+        total_s = sum(map(audio_seconds, self._jobs))
+        return (
+            f"about {in_minutes(total_s * spent_s / done_s)} for {in_minutes(total_s)} of audio "
+            f"in {len(self._jobs)} file(s)"
+        )
+
+
+def audio_seconds(job: Job) -> float:
+    """Length of a song that is to be separated; 0 if it cannot be read."""
+    if job.is_instrumental:
+        return 0.0
+    with suppress(ValueError, OSError):
+        info = probe(job.source)
+        return info.num_samples / info.sample_rate
+    return 0.0
+
+
+def try_to_separate(pipeline: Pipeline, job: Job, options: FileOptions, show) -> FileReport:
     """Separate one song; whatever goes wrong with it becomes the reason in its report."""
     try:
-        return separate_file(separator, job, options, show)
-    except torch.OutOfMemoryError:
-        reason = f"out of memory on {options.device}: lower batch_size ({options.batch_size}) "
-        reason += "or chunk_seconds"
+        return separate_song(pipeline, job, options, show)
+    except torch.OutOfMemoryError as error:
+        reason = one_line(error)
     except (ValueError, OSError) as error:
         reason = one_line(error)
     except Exception as error:
@@ -180,155 +218,91 @@ def try_to_separate(
         reason = f"{type(error).__name__}: {one_line(error)}"
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-    with suppress(OSError):
-        job.folder.rmdir()  # if it was made for nothing
     return FileReport(input=str(job.source), status="failed", reason=reason)
 
 
-def separate_file(
-    separator: Separator, job: Job, options: Options, show: Callable[[float, float, float], None]
-) -> FileReport:
-    """Separate one song into one file per stem.
-
-    Args:
-        separator: in evaluation mode, on `options.device`.
-        job: the song and its folder.
-        options: how.
-        show: is told after each block: seconds of audio done, in all, and seconds spent.
+def file_options(cfg: DictConfig, pipeline: Pipeline) -> FileOptions:
+    """What to write, checked before the first song is opened.
 
     Raises:
-        ValueError: if the song is bad or the separator returns samples that are not finite.
-        OSError: if a stem cannot be written.
+        ValueError: if a value is none of its choices.
     """
-    info = probe(job.source)
-    format, subtype, suffix, notes = choose_format(info)
-    outputs = {stem: job.folder / f"{stem}{suffix}" for stem in options.stems}
-    file = FileReport(
-        input=str(job.source),
-        status="skipped",
-        outputs={stem: str(path) for stem, path in outputs.items()},
-        audio_seconds=info.num_samples / info.sample_rate,
-        notes=notes,
-    )
-    if options.skip_existing and all(path.is_file() for path in outputs.values()):
-        return file
-    started = time.perf_counter()
-    num_done = 0
-    show(0.0, info.num_samples / info.sample_rate, 0.0)
-    with ExitStack() as stack:
-        writers = {
-            stem: stack.enter_context(
-                AudioWriter(
-                    path,
-                    sample_rate=info.sample_rate,
-                    num_channels=info.num_channels,
-                    format=format,
-                    subtype=subtype,
-                    tags=info.tags,
-                )
-            )
-            for stem, path in outputs.items()
-        }
-        blocks = separate_blocks(
-            separator,
-            read_blocks(job.source, block_samples=BLOCK_SAMPLES),
-            sample_rate=info.sample_rate,
-            overlap=options.overlap,
-            execution=Execution(device=options.device, batch_size=options.batch_size),
-            chunk_samples=options.chunk_samples,
-        )
-        for block in blocks:
-            if not torch.isfinite(block).all():
-                at_s = num_done / info.sample_rate
-                raise ValueError(
-                    f"the model returned samples that are not finite after {at_s:.1f} s"
-                )
-            exact = on_steps(block, remainder_index(separator.stems, None), subtype)
-            for stem, writer in writers.items():
-                writer.write(exact[separator.stems.index(stem)])
-            num_done += block.shape[2]
-            spent_s = time.perf_counter() - started
-            show(num_done / info.sample_rate, info.num_samples / info.sample_rate, spent_s)
-    file.status = "done"
-    file.audio_seconds = num_done / info.sample_rate
-    file.seconds = time.perf_counter() - started
-    file.real_time_factor = file.seconds / file.audio_seconds
-    file.clipped_samples = {s: w.num_clipped for s, w in writers.items() if w.num_clipped}
-    return file
-
-
-def on_steps(stems: Tensor, remainder: int | None, subtype: str) -> Tensor:
-    """Stems S C L that keep their sum when an integer format rounds and clips them.
-
-    All but the remainder are rounded first, and the remainder is what they then leave.
-    """
-    if subtype not in INTEGER_BITS or remainder is None:
-        return stems
-    scale = 2.0 ** (INTEGER_BITS[subtype] - 1)
-    steps = stems.double() * scale
-    mixture = steps.sum(dim=0).round()
-    steps = steps.round()
-    written = steps.clamp(-scale, scale - 1)
-    steps[remainder] = mixture - (written.sum(dim=0) - written[remainder])
-    return steps / scale
-
-
-def choose_format(info: AudioInfo) -> tuple[str, str, str, list[str]]:
-    """Format, subtype, suffix and notes of the stems: the song's own where that can be written."""
-    if is_writable(
-        sample_rate=info.sample_rate,
-        num_channels=info.num_channels,
-        format=info.format,
-        subtype=info.subtype,
-    ):
-        return info.format, info.subtype, info.path.suffix, []
-    num_bytes = 4 * info.num_samples * info.num_channels
-    container = "WAV" if num_bytes < WAV_BYTES else "RF64"
-    note = f"{info.format}/{info.subtype} cannot be written here: the stems are {container}/FLOAT"
-    return container, "FLOAT", ".wav", [note]
-
-
-def choose_options(cfg: DictConfig, separator: Separator, device: torch.device) -> Options:
-    """The options, checked before the first song is opened.
-
-    Raises:
-        ValueError: if one is out of its range.
-    """
-    wanted = [cfg.stems] if isinstance(cfg.stems, str) else list(cfg.stems or separator.stems)
-    unknown = [stem for stem in wanted if stem not in separator.stems]
+    wanted = [cfg.stems] if isinstance(cfg.stems, str) else list(cfg.stems or pipeline.stems)
+    unknown = [stem for stem in wanted if stem not in pipeline.stems]
     if unknown:
-        raise ValueError(f"stems={unknown}: this model separates {list(separator.stems)}")
-    if int(cfg.batch_size) < 1:
-        raise ValueError(f"batch_size ({cfg.batch_size}) must be at least 1")
-    chunk_samples = separator.chunk_samples
-    if cfg.chunk_seconds is not None:
-        chunk_samples = round(float(cfg.chunk_seconds) * separator.sample_rate)
-    hop_samples(chunk_samples, float(cfg.overlap))
-    return Options(
-        stems=tuple(wanted),
-        overlap=float(cfg.overlap),
-        batch_size=int(cfg.batch_size),
-        chunk_samples=chunk_samples,
-        device=device,
+        raise ValueError(f"stems={unknown}: this model separates {list(pipeline.stems)}")
+    for key, choices in (("format", FORMATS), ("clipping", CLIPPINGS)):
+        if cfg[key] not in choices:
+            raise ValueError(f"{key}={cfg[key]} must be one of {', '.join(choices)}")
+    return FileOptions(
+        stems=tuple(dict.fromkeys(wanted)),
+        format=cfg.format,
+        clipping=cfg.clipping,
+        tags=bool(cfg.tags),
+        video=bool(cfg.video),
         skip_existing=bool(cfg.skip_existing),
     )
 
 
-def describe(ckpt: str, separator: Separator, options: Options) -> Report:
+def describe(cfg: DictConfig, pipeline: Pipeline) -> Report:
     """A report without files."""
-    module = cast(nn.Module, separator)
     return Report(
-        ckpt=ckpt,
-        model=type(getattr(separator, "network", separator)).__name__,
-        num_parameters=sum(weight.numel() for weight in module.parameters()),
-        stems=separator.stems,
-        sample_rate=separator.sample_rate,
-        num_channels=separator.num_channels,
-        device=str(options.device),
-        overlap=options.overlap,
-        chunk_seconds=options.chunk_samples / separator.sample_rate,
-        batch_size=options.batch_size,
+        ckpt=checkpoints(cfg.ckpt),
+        models=model_names(pipeline),
+        num_parameters=num_parameters(pipeline),
+        stems=pipeline.stems,
+        sample_rates=[member.sample_rate for member in pipeline.members],
+        device=str(pipeline.execution.device),
+        precision=pipeline.execution.precision,
+        num_passes=pipeline.num_passes,
+        options=asdict(pipeline.options),
     )
+
+
+def in_words(report: Report, jobs: Sequence[Job], pipeline: Pipeline) -> str:
+    """What is going to happen."""
+    rates = " and ".join(str(rate) for rate in dict.fromkeys(report.sample_rates))
+    passes = f", {report.num_passes} passes" if report.num_passes > 1 else ""
+    return (
+        f"{' + '.join(report.models)}: {', '.join(report.stems)} at {rates} Hz, "
+        f"{report.num_parameters / 1e6:.1f} M parameters, "
+        f"on {describe_device(pipeline.execution)}{passes}, {len(jobs)} file(s)"
+    )
+
+
+def checkpoints(ckpt: object) -> list[str]:
+    """The paths, of one or of several."""
+    return [ckpt] if isinstance(ckpt, str) else [str(path) for path in ckpt]  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def model_of(ckpt: object) -> str:
+    """What `{model}` stands for in names: the checkpoints' own names."""
+    return "+".join(Path(path).stem for path in checkpoints(ckpt))
+
+
+def text_of(song: Path) -> dict[str, str]:
+    """The text tags of a song."""
+    return dict(read_tags(song).text)
+
+
+def send(stem: Path) -> None:
+    """Copy a finished file to the standard output."""
+    with stem.open("rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+def tell(said: str, notes: list[str], console: Console) -> None:
+    """Keep for the report, and say at once."""
+    notes.append(said)
+    console.print(said, markup=False)
+
+
+def in_minutes(seconds: float) -> str:
+    """A duration in the unit that fits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
 
 
 def one_file(file: FileReport) -> str:

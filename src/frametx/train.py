@@ -21,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from frametx.checkpoint import (
-    load_separator,
     load_weights,
     read_checkpoint,
     recipe,
@@ -30,6 +29,7 @@ from frametx.checkpoint import (
 from frametx.checkpoint import separator_weights as weights_of
 from frametx.config import hydra_main
 from frametx.evaluate import evaluate, evaluation_set, report
+from frametx.loading import load
 from frametx.training.callbacks import Recipe
 from frametx.training.curriculum import ContextCurriculum
 
@@ -276,8 +276,9 @@ def main(cfg: DictConfig) -> None:
         return
     print(f"checkpoint: {best}", flush=True)
     if cfg.test:
-        separator = load_separator(best)
-        evaluation = evaluate(separator, evaluation_set(cfg, separator))
+        device = "cpu" if cfg.trainer.accelerator == "cpu" else "auto"
+        pipeline = load(best, device=device, precision="fp32")
+        evaluation = evaluate(pipeline, evaluation_set(cfg, pipeline))
         report(evaluation, Path(cfg.paths.output_dir) / "evaluation")
 
 

@@ -1,0 +1,158 @@
+"""One song on disk becomes one file per stem: read ahead, separate, write behind.
+
+read_blocks (a thread) -> pipeline -> StemFiles (a thread) -> final names, when all is whole
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from frametx.audio.io import AudioInfo, probe, read_blocks
+from frametx.audio.side_threads import Ahead, Behind
+from frametx.audio.stem_files import StemFiles, choose_format, copy_as_stem, find_finished
+from frametx.audio.tags import Tags, read_tags
+from frametx.audio.video import still_video
+from frametx.pipeline import Pipeline
+from frametx.songs import Job
+
+BLOCK_SAMPLES = 1 << 16  # read at once
+INSTRUMENTAL = "instrumental"
+
+Show = Callable[[float, float, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """What to write; the names of conf/separate.yaml."""
+
+    stems: tuple[str, ...]
+    format: str = "same"
+    clipping: str = "float"
+    tags: bool = True
+    video: bool = False
+    skip_existing: bool = False
+
+
+@dataclass(kw_only=True)
+class FileReport:
+    """What became of one song. `real_time_factor` is seconds of work per second of audio."""
+
+    input: str
+    status: Literal["done", "copied", "skipped", "failed", "interrupted"]
+    reason: str | None = None
+    outputs: dict[str, str] = field(default_factory=dict)
+    audio_seconds: float | None = None
+    seconds: float | None = None
+    real_time_factor: float | None = None
+    clipped_samples: dict[str, int] = field(default_factory=dict)
+    gain_db: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def separate_song(
+    pipeline: Pipeline, job: Job, options: FileOptions, show: Show = lambda *_: None
+) -> FileReport:
+    """Separate one song into one file per stem, or copy it, if it is one stem already.
+
+    Args:
+        pipeline: takes it apart.
+        job: the song, and how its stems are named.
+        options: what to write.
+        show: is told after each block: seconds of audio done, in all, and seconds spent.
+
+    Raises:
+        FileNotFoundError: if there is no such song.
+        ValueError: if it is bad, a file cannot hold its stems, or the model returns samples that
+            are not finite.
+        OSError: if a stem cannot be written.
+    """
+    if job.is_instrumental:
+        return _copied(job, options)
+    info = probe(job.source)
+    paths = {stem: job.path(stem) for stem in options.stems}
+    total_s = info.num_samples / info.sample_rate
+    report = FileReport(input=str(job.source), status="skipped", audio_seconds=total_s)
+    finished = find_finished(paths, choose_format(info, options.format))
+    if options.skip_existing and finished is not None:
+        report.outputs = {stem: str(path) for stem, path in finished.items()}
+        return report
+    tags = read_tags(job.source)
+    files = StemFiles(
+        paths=paths,
+        info=info,
+        stems=pipeline.stems,
+        format=options.format,
+        clipping=options.clipping,
+        remainder=pipeline.remainder,
+        tags=tags if options.tags else None,
+    )
+    started = time.perf_counter()
+    show(0.0, total_s, 0.0)
+    with files:
+        num_samples = _write_stems(pipeline, info, files, show, started)
+    report.outputs = {stem: str(path) for stem, path in files.outputs.items()}
+    report.audio_seconds = num_samples / info.sample_rate
+    report.notes = [*tags.notes, *files.notes] if options.tags else files.notes
+    if options.video:
+        report.outputs |= _videos(files.outputs, tags)
+    report.status = "done"
+    report.seconds = time.perf_counter() - started
+    report.real_time_factor = report.seconds / report.audio_seconds
+    report.clipped_samples = files.clipped
+    report.gain_db = files.gain_db
+    return report
+
+
+def _write_stems(
+    pipeline: Pipeline, info: AudioInfo, files: StemFiles, show: Show, started: float
+) -> int:
+    """Separate and write; gives the number of samples."""
+    num_samples = 0
+    with Behind(files.write) as writer, Ahead() as ahead:
+        blocks = pipeline.stream(
+            lambda: ahead.read(read_blocks(info.path, block_samples=BLOCK_SAMPLES)),
+            sample_rate=info.sample_rate,
+        )
+        for block in blocks:
+            if not torch.isfinite(block).all():
+                at_s = num_samples / info.sample_rate
+                raise ValueError(
+                    f"{info.path}: the model returned samples that are not finite after "
+                    f"{at_s:.1f} s; try precision=fp32"
+                )
+            writer.give(block)
+            num_samples += block.shape[2]
+            done_s = num_samples / info.sample_rate
+            total_s = max(done_s, info.num_samples / info.sample_rate)
+            show(done_s, total_s, time.perf_counter() - started)
+    return num_samples
+
+
+def _copied(job: Job, options: FileOptions) -> FileReport:
+    """Copy a song that has no voice, under the name its instrumental would have."""
+    report = FileReport(input=str(job.source), status="skipped", reason="has no voice")
+    if INSTRUMENTAL not in options.stems:
+        return report
+    path = job.path(INSTRUMENTAL)
+    target = path.with_name(path.name + job.source.suffix)
+    report.outputs = {INSTRUMENTAL: str(target)}
+    if options.skip_existing and target.is_file():
+        return report
+    copy_as_stem(job.source, path)
+    report.status = "copied"
+    return report
+
+
+def _videos(outputs: dict[str, Path], tags: Tags) -> dict[str, str]:
+    """An mp4 with the cover beside each stem."""
+    picture = None if tags.cover is None else tags.cover.data
+    videos: dict[str, str] = {}
+    for stem, path in outputs.items():
+        video = path.with_name(f"{path.name.removesuffix(path.suffix)}.mp4")
+        still_video(path, picture, video)
+        videos[f"{stem} video"] = str(video)
+    return videos
