@@ -1,3 +1,4 @@
+import inspect
 import json
 import subprocess
 import sys
@@ -10,15 +11,18 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 import frametx
 from frametx import legacy
 from frametx.audio.stft import Stft
 from frametx.checkpoint import build, load_separator, save_separator
+from frametx.config import conf_dir, plain
 from frametx.ensemble import Rule
 from frametx.execution import Execution
 from frametx.faithful import OriginalOptions
+from frametx.loading import load_configured
 from frametx.pipeline import Augmentation, Pipeline, SeparationOptions, VocalFree
 from frametx.separator import SpectrogramSeparator
 from frametx.streaming import separate_waveform
@@ -388,3 +392,22 @@ def test_loading_and_separating_needs_neither_hydra_nor_lightning(ckpt: Path) ->
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert json.loads(done.stdout) == []
+
+
+def test_the_configuration_and_the_interface_have_the_same_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[str, Any] = {}
+    parameters = inspect.signature(frametx.load).parameters
+    monkeypatch.setattr("frametx.loading.load", lambda **given: seen.update(given))
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for entry in ("separate", "evaluate"):
+            values = plain(
+                compose(entry, ["ckpt=x", *(["input=y"] if entry == "separate" else [])])
+            )
+            load_configured(values)
+            assert seen.pop("options") == SeparationOptions()
+            del seen["note"], seen["ckpt"]
+            assert seen == {name: parameters[name].default for name in seen}
+            load_configured(values | {"keep_vocal_free": True})
+            assert seen["options"].keep_vocal_free == VocalFree()

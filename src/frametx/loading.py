@@ -83,8 +83,11 @@ def load_configured(
 ) -> Pipeline:
     """What separates as the plain values of conf/separation/default.yaml say; see `load`."""
     own = ("ckpt", "device", "precision", "batch_size", "compile", "top_bin")
+    tta = dict(values["tta"])
+    if tta["contexts"] != "original":
+        tta["contexts"] = tuple(tta["contexts"])
     options = SeparationOptions(
-        tta=Augmentation(**values["tta"]),
+        tta=Augmentation(**tta),
         keep_vocal_free=VocalFree(**values["vocal_free"]) if values["keep_vocal_free"] else None,
         original=OriginalOptions(**values["original"]),
         **{name: values[name] for name in PLAIN_OPTIONS},
@@ -127,7 +130,7 @@ def describe_device(execution: Execution) -> str:
     if execution.device.type == "cuda":
         name = f"{execution.device} ({torch.cuda.get_device_name(execution.device)})"
     elif execution.device.type == "cpu":
-        name = f"cpu ({torch.get_num_threads()} threads)"
+        name = f"cpu ({torch.get_num_threads()} thread(s))"
     else:
         name = str(execution.device)
     return f"{name}, {execution.precision}"
