@@ -1,0 +1,122 @@
+"""The page: what can be picked, and what happens when it is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+from gradio.themes import Base, Font
+
+from frametx.app_sessions import AUGMENTATIONS, Sessions, described, separated, told
+from frametx.app_studio import Studio
+from frametx.audio.stem_files import FORMATS
+
+CACHE_SECONDS = (600, 24 * 3600)  # how often uploads are looked through, and how old they become
+RULES = [
+    ("mean", "mean"),
+    ("median", "median"),
+    ("the smaller magnitude of each stem", "min"),
+    ("the larger magnitude of each stem", "max"),
+    ("the smaller magnitude of the instrumental (least voice left in it)", "min_instrumental"),
+]
+QUALITIES = [("fast", "fast"), ("balanced", "balanced"), ("best (takes many times as long)", "best")]
+CSS = """
+.frametx-bar { width: 100%; height: 1.25rem; accent-color: #ea580c; }
+.frametx-error { border-left: 0.3rem solid #dc2626; padding: 0.5rem 0.75rem; }
+.frametx-stem { margin: 0 0 1rem 0; }
+.frametx-stem audio { width: 100%; display: block; margin: 0.25rem 0; }
+.frametx-stem h3 { margin: 0; }
+.frametx-picture { width: 100%; height: auto; }
+.frametx-results a, .frametx-results a:visited { color: inherit; text-decoration: underline; }
+"""
+
+
+def theme() -> Base:
+    """The default one in the system's fonts, so that none is fetched."""
+    return Base(
+        primary_hue="orange",
+        font=[Font("system-ui"), Font("sans-serif")],
+        font_mono=[Font("ui-monospace"), Font("monospace")],
+    )
+
+
+def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
+    """The page, ready to be launched."""
+    names = list(studio.checkpoints)
+    first = names if len(names) == 1 else []
+    with gr.Blocks(
+        title="frametx", analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS
+    ) as page:
+        gr.Markdown("# Take a song apart")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                song = gr.File(label="Song (audio, or a video with sound)", elem_id="song")
+                models = gr.Dropdown(
+                    names, value=first, multiselect=True, label="Models", elem_id="models"
+                )
+                about = gr.HTML(elem_id="about")
+                rule = gr.Dropdown(
+                    RULES, value="mean", label="How the models are combined", visible=False
+                )
+                quality = gr.Radio(QUALITIES, value="balanced", label="Quality")
+                format = gr.Radio(
+                    [("same as the song", FORMATS[0]), *((name, name) for name in FORMATS[1:])],
+                    value=FORMATS[0],
+                    label="Format of the stems",
+                )
+                with gr.Accordion("Advanced", open=False):
+                    aggressiveness = gr.Slider(
+                        0.0,
+                        4.0,
+                        value=1.0,
+                        step=0.1,
+                        label="Aggressiveness",
+                        info="1 changes nothing; more takes more of the voice out",
+                    )
+                    wiener = gr.Slider(0, 5, value=0, step=1, label="Wiener filter, iterations")
+                    vocal_free = gr.Checkbox(
+                        label="Leave stretches without voice untouched", value=False
+                    )
+                    augmentation = gr.Radio(
+                        list(AUGMENTATIONS),
+                        value="as the quality says",
+                        label="Test-time augmentation",
+                        info="mean over exchanged channels, inverted polarity and shifted chunks",
+                    )
+                with gr.Row():
+                    start = gr.Button("Separate", variant="primary", elem_id="separate")
+                    stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
+            with gr.Column(scale=3, min_width=320):
+                status = gr.HTML(elem_id="status")
+                results = gr.HTML(elem_id="results")
+
+        def picked(names: list[str]) -> tuple[str, Any]:
+            return described(studio, names), gr.update(visible=len(names) > 1)
+
+        def begin(request: gr.Request) -> tuple[str, str, Any, Any]:
+            sessions.begin(str(request.session_hash))
+            waiting = told("waiting for its turn")
+            return waiting, "", gr.update(interactive=False), gr.update(interactive=True)
+
+        def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, Any]]:
+            for status, results in separated(studio, sessions, str(request.session_hash), *values):
+                yield status, gr.skip() if results is None else results
+
+        def end() -> tuple[Any, Any]:
+            return gr.update(interactive=True), gr.update(interactive=False)
+
+        def halt(request: gr.Request) -> None:
+            sessions.stop(str(request.session_hash))
+
+        def leave(request: gr.Request) -> None:
+            sessions.forget(str(request.session_hash))
+
+        chosen = [song, models, rule, quality, format]
+        chosen += [aggressiveness, wiener, vocal_free, augmentation]
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        gr.on([models.change, page.load], picked, models, [about, rule], **private)
+        began = start.click(begin, None, [status, results, start, stop], queue=False, **private)
+        ran = began.then(run, chosen, [status, results], concurrency_limit=1, **private)
+        ran.then(end, None, [start, stop], queue=False, **private)
+        stop.click(halt, None, None, queue=False, **private)
+        page.unload(leave)
+    return page
