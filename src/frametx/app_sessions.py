@@ -100,7 +100,7 @@ def separated(
     told_at = -SECONDS_BETWEEN_UPDATES
     try:
         if path is None:
-            raise ValueError("no song is there: drop one")
+            raise ValueError("no song is there: choose one first")
         options = SeparationOptions(
             quality=quality,  # pyright: ignore[reportArgumentType]
             ensemble=rule if len(names) > 1 else None,  # pyright: ignore[reportArgumentType]

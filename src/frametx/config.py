@@ -111,13 +111,14 @@ def hydra_main(
     return decorate
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """A config as dicts, lists and values, everything filled in.
+def plain(cfg: DictConfig, keys: Sequence[str]) -> dict[str, Any]:
+    """Some values of a config as dicts, lists and values, everything in them filled in.
 
     Raises:
         MissingMandatoryValue: naming the key that must be given.
     """
-    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    part = OmegaConf.masked_copy(cfg, list(keys))
+    values = OmegaConf.to_container(part, resolve=True, throw_on_missing=True)
     return {str(key): value for key, value in cast(dict[str, Any], values).items()}
 
 

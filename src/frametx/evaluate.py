@@ -25,7 +25,7 @@ from frametx.audio.io import write_wav
 from frametx.audio.picture import save_picture
 from frametx.config import hydra_main, plain
 from frametx.data.tracks import EvaluationSet, Mixture
-from frametx.loading import load_configured
+from frametx.loading import CONFIG_KEYS, load_configured
 from frametx.metrics.bootstrap import check_resamples
 from frametx.metrics.report import table, write_csv, write_json
 from frametx.metrics.scores import Score, score_track
@@ -248,7 +248,7 @@ def evaluation_set(cfg: DictConfig, separator: Separator | Pipeline) -> Evaluati
 def main(cfg: DictConfig) -> None:
     """Evaluate a checkpoint and report."""
     pictures, wavs = (how_many(key, cfg[key]) for key in ("pictures", "wavs"))
-    pipeline = load_configured(plain(cfg), note=lambda said: print(said, flush=True))
+    pipeline = load_configured(plain(cfg, CONFIG_KEYS), note=lambda said: print(said, flush=True))
     ckpt = cfg.ckpt if isinstance(cfg.ckpt, str) else cfg.ckpt[0]
     output = Path(cfg.output or Path(ckpt).parent / "evaluation").expanduser()
     output.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,10 @@ from frametx.pipeline import Augmentation, Pipeline, SeparationOptions, VocalFre
 from frametx.separator import Separator, SpectrogramSeparator
 
 TOP_BINS = ("copy", "zero")
+OWN_KEYS = ("ckpt", "device", "precision", "batch_size", "compile", "top_bin")
 NESTED_OPTIONS = ("tta", "keep_vocal_free", "original")
 PLAIN_OPTIONS = [f.name for f in fields(SeparationOptions) if f.name not in NESTED_OPTIONS]
+CONFIG_KEYS = (*OWN_KEYS, *NESTED_OPTIONS, *PLAIN_OPTIONS, "vocal_free")  # of separation/default
 
 
 def load(
@@ -82,7 +84,6 @@ def load_configured(
     values: Mapping[str, Any], *, note: Callable[[str], None] = lambda _: None
 ) -> Pipeline:
     """What separates as the plain values of conf/separation/default.yaml say; see `load`."""
-    own = ("ckpt", "device", "precision", "batch_size", "compile", "top_bin")
     tta = dict(values["tta"])
     if tta["contexts"] != "original":
         tta["contexts"] = tuple(tta["contexts"])
@@ -92,7 +93,7 @@ def load_configured(
         original=OriginalOptions(**values["original"]),
         **{name: values[name] for name in PLAIN_OPTIONS},
     )
-    return load(**{name: values[name] for name in own}, note=note, options=options)
+    return load(**{name: values[name] for name in OWN_KEYS}, note=note, options=options)
 
 
 def set_top_bin(member: Separator, top_bin: str) -> None:

@@ -32,7 +32,13 @@ from frametx.audio.io import probe
 from frametx.audio.stem_files import CLIPPINGS, FORMATS
 from frametx.audio.tags import read_tags
 from frametx.config import hydra_main, one_line, plain
-from frametx.loading import describe_device, load_configured, model_names, num_parameters
+from frametx.loading import (
+    CONFIG_KEYS,
+    describe_device,
+    load_configured,
+    model_names,
+    num_parameters,
+)
 from frametx.pipeline import Pipeline
 from frametx.songs import Job, Song, find_songs, plan, read_album, spool
 from frametx.to_files import FileOptions, FileReport, separate_song
@@ -86,7 +92,7 @@ def separate(cfg: DictConfig) -> Report:
         ValueError: if nothing can be started: no input, an option out of range, a bad checkpoint.
         FileNotFoundError: if there is no checkpoint.
     """
-    values = plain(cfg)
+    values = plain(cfg, CONFIG_KEYS)
     to_stdout = str(cfg.output) == "-"
     console = Console(highlight=False, soft_wrap=True, stderr=to_stdout)
     path = None if cfg.report is None else Path(str(cfg.report)).expanduser()

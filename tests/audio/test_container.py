@@ -180,6 +180,27 @@ def test_what_is_no_container_is_refused(
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["x.m4a", "x.mkv", "x.wma", "x.ts"])
+def test_whatever_is_damaged_ends_in_one_line_with_the_path(tmp_path: Path, name: str) -> None:
+    contents = made(tmp_path / name, KINDS[name], sweeps(12_000)).read_bytes()
+    path = tmp_path / f"damaged{Path(name).suffix}"
+    generator = np.random.default_rng(0)
+    num_refused = 0
+    for number in range(40):
+        damaged = bytearray(contents)
+        end = len(damaged) if number % 2 else 2_000  # half of them in the headers
+        for place in generator.integers(0, end, 1 + number):
+            damaged[place] = generator.integers(256)
+        path.write_bytes(damaged)
+        try:
+            list(read_blocks(probe(path).path, block_samples=4_096))
+        except ValueError as error:
+            assert str(error).startswith(str(path))
+            assert "\n" not in str(error)
+            num_refused += 1
+    assert num_refused > 10
+
+
 def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.mp4"
     with av.open(str(path), "w") as container:

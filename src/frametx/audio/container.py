@@ -130,7 +130,10 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "AudioStream"]]:
         if not container.streams.audio:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise ValueError(f"{path}: holds no audio: {kinds} only")
-        yield container, container.streams.audio[0]
+        try:
+            yield container, container.streams.audio[0]
+        except (FFmpegError, IndexError) as error:  # the second: PyAV, of a stream that comes late
+            raise ValueError(f"{path}: is damaged: {_reason(error)}") from error
 
 
 def _check_riff(path: Path) -> None:
