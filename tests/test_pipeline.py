@@ -22,7 +22,7 @@ from frametx.config import conf_dir, plain
 from frametx.ensemble import Rule
 from frametx.execution import Execution
 from frametx.faithful import OriginalOptions
-from frametx.loading import load_configured
+from frametx.loading import CONFIG_KEYS, load_configured
 from frametx.pipeline import Augmentation, Pipeline, SeparationOptions, VocalFree
 from frametx.separator import SpectrogramSeparator
 from frametx.streaming import separate_waveform

@@ -127,10 +127,13 @@ def described(studio: Studio, names: Sequence[str]) -> str:
     """What the picked models are, or why they cannot be used together."""
     if not names:
         return told("Pick one model, or several that work together.")
+    said = ""
     try:
-        return told(*studio.describe(names))
+        said = told(*studio.describe(names))
+        studio.check_ensemble(names)
     except Exception as error:  # whatever it is, the person is told and the page goes on
-        return error_html(message(error))
+        said += error_html(message(error))
+    return said
 
 
 def told(*lines: str) -> str:

@@ -119,11 +119,10 @@ class Studio:
 
         Raises:
             FileNotFoundError: if one is gone.
-            ValueError: if one is bad, or they do not fit each other.
+            ValueError: if one is bad.
         """
-        members = self._members(names)
         lines: list[str] = []
-        for name, member in zip(names, members, strict=True):
+        for name, member in zip(names, self._members(names), strict=True):
             network = type(getattr(member, "network", member)).__name__
             weights = cast(torch.nn.Module, member).parameters()
             channels = CHANNELS.get(member.num_channels, f"{member.num_channels} channels")
@@ -131,9 +130,16 @@ class Studio:
                 f"{name}: {', '.join(member.stems)} at {member.sample_rate} Hz, {channels}; "
                 f"{network}, {sum(weight.numel() for weight in weights) / 1e6:.1f} M parameters"
             )
-        if members:
-            self._pipeline(members, SeparationOptions(), [])
         return lines
+
+    def check_ensemble(self, names: Sequence[str]) -> None:
+        """Refuse members that do not fit each other.
+
+        Raises:
+            FileNotFoundError: if one is gone.
+            ValueError: if one is bad, or has other stems than the first.
+        """
+        self._pipeline(self._members(names), SeparationOptions(), [])
 
     def separate(self, choice: Choice, stop: threading.Event) -> Iterator[Progress | Separated]:
         """Take a song apart; the last thing given is what became of it.
