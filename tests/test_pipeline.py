@@ -402,9 +402,8 @@ def test_the_configuration_and_the_interface_have_the_same_defaults(
     monkeypatch.setattr("frametx.loading.load", lambda **given: seen.update(given))
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for entry in ("separate", "evaluate"):
-            values = plain(
-                compose(entry, ["ckpt=x", *(["input=y"] if entry == "separate" else [])])
-            )
+            given = ["ckpt=x", "input=y"] if entry == "separate" else ["ckpt=x"]
+            values = plain(compose(entry, given), CONFIG_KEYS)
             load_configured(values)
             assert seen.pop("options") == SeparationOptions()
             del seen["note"], seen["ckpt"]
