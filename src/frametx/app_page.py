@@ -14,13 +14,20 @@ CACHE_SECONDS = (600, 24 * 3600)  # how often uploads are looked through, and ho
 RULES = [
     ("mean", "mean"),
     ("median", "median"),
-    ("the smaller magnitude of each stem", "min"),
-    ("the larger magnitude of each stem", "max"),
-    ("the smaller magnitude of the instrumental (least voice left in it)", "min_instrumental"),
+    ("minimum: only what all models find of a stem", "min"),
+    ("maximum: what any model finds of a stem", "max"),
+    ("minimum of the instrumental: least voice left in it", "min_instrumental"),
 ]
-QUALITIES = [("fast", "fast"), ("balanced", "balanced"), ("best (takes many times as long)", "best")]
+QUALITIES = [
+    ("fast", "fast"),
+    ("balanced", "balanced"),
+    ("best (takes many times as long)", "best"),
+]
 CSS = """
-.frametx-bar { width: 100%; height: 1.25rem; accent-color: #ea580c; }
+.frametx-bar { width: 100%; height: 1.25rem; appearance: none; border: none; background: #d4d4d8; }
+.frametx-bar::-webkit-progress-bar { background: #d4d4d8; }
+.frametx-bar::-webkit-progress-value { background: #ea580c; }
+.frametx-bar::-moz-progress-bar { background: #ea580c; }
 .frametx-error { border-left: 0.3rem solid #dc2626; padding: 0.5rem 0.75rem; }
 .frametx-stem { margin: 0 0 1rem 0; }
 .frametx-stem audio { width: 100%; display: block; margin: 0.25rem 0; }

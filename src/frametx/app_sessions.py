@@ -36,8 +36,9 @@ class Sessions:
         self._folders: dict[str, Path] = {}
 
     def begin(self, session: str) -> None:
-        """A new switch, before the page waits for its turn."""
+        """A new switch, before the page waits for its turn; what it showed before goes."""
         self.stop(session)
+        self._delete(session)
         self._stops[session] = threading.Event()
 
     def switch(self, session: str) -> threading.Event:
