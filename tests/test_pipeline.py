@@ -294,10 +294,12 @@ def test_members_that_do_not_fit_are_refused() -> None:
 def test_best_quality_is_more_passes_and_more_overlap() -> None:
     counts = {quality: pipeline(spectral(), quality=quality) for quality in ("fast", "best")}
     assert counts["fast"].num_passes == 1
-    assert counts["best"].num_passes == 4
+    assert counts["best"].num_passes == 3  # plain, swapped, shifted: magnitudes have no polarity
+    assert pipeline(Share(0.5), quality="best").num_passes == 4
+    assert pipeline(spectral(), quality="best", tta=Augmentation(polarity=True)).num_passes == 4
     assert counts["fast"].options.overlap == 0.0
     chosen = pipeline(spectral(), quality="best", tta=Augmentation(shifts=0), overlap=0.1)
-    assert (chosen.num_passes, chosen.options.overlap) == (3, 0.1)
+    assert (chosen.num_passes, chosen.options.overlap) == (2, 0.1)
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,6 @@ class SeparationOptions:
             tta=replace(
                 tta,
                 swap=mirrored if tta.swap is None else tta.swap,
-                polarity=mirrored if tta.polarity is None else tta.polarity,
                 shifts=shifts if tta.shifts is None else tta.shifts,
                 contexts=ORIGINAL_CONTEXTS if tta.contexts == "original" else tta.contexts,
             ),
@@ -307,10 +306,16 @@ class Pipeline:
             chunk_samples=chunk_samples,
             overlap=options.overlap,
             swap=bool(options.tta.swap),
-            polarity=bool(options.tta.polarity),
+            polarity=self._wants_polarity(member),
             shifts=int(options.tta.shifts or 0),
             contexts=options.tta.contexts,
         )
+
+    def _wants_polarity(self, member: Separator) -> bool:
+        """Magnitudes have no sign: such a model says the same twice, unless one insists."""
+        if self.options.tta.polarity is not None:
+            return self.options.tta.polarity
+        return self.options.quality == "best" and not isinstance(member, SpectrogramSeparator)
 
     @property
     def _needs_frames(self) -> bool:
