@@ -2,7 +2,7 @@ import copy
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -89,9 +89,10 @@ def ensemble_of(*members: dict[str, Any], channels: int = 2) -> NeuralEnsemble:
 
 
 def learned(ensemble: NeuralEnsemble) -> NeuralEnsemble:
-    """With gains as after some training, so that the network has a say."""
-    with torch.no_grad():
-        ensemble.gain.copy_(torch.linspace(0.5, 1.5, len(ensemble.gain)))
+    """With a last layer as after some training, so that the network has a say."""
+    out = cast(V7, ensemble.network).out
+    assert not out.weight.any()
+    out.reset_parameters()
     return ensemble
 
 
@@ -189,18 +190,23 @@ def test_what_the_network_says_moves_the_logits_of_the_mean(
         num_bins = 32
         seen = torch.zeros(0)
 
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(1, 2)
+
         def forward(self, maps: Tensor) -> Tensor:
             self.seen = maps
-            return torch.full_like(maps[:, :2], 2.0)
+            return self.out.bias[:, None, None].expand_as(maps[:, :2])
 
     network = Says()
     ensemble = ensemble_around(Share(0.2), Share(0.4), network=network, top_bin=top_bin)
     mixture = noise(2, 2, 640)
     with torch.no_grad():
-        ensemble.gain.copy_(torch.tensor([0.5, -0.5]))
+        network.out.bias.copy_(torch.tensor([1.0, -1.0]))
         spectrogram = ensemble.stft(mixture)
         estimates = ensemble(mixture)
-    factor = torch.sigmoid(torch.tensor(0.3).logit() + torch.tensor([1.0, -1.0]))
+    moved = torch.sigmoid(torch.tensor(0.01 + 0.98 * 0.3).logit() + torch.tensor([1.0, -1.0]))
+    factor = (moved - 0.01) / 0.98
     mask = factor[:, None, None].expand(2, 2, 33, -1).clone()
     if top_bin == "zero":
         mask[:, :, 32] = 0.3
@@ -313,7 +319,7 @@ def test_members_learn_nothing_and_the_network_everything() -> None:
     assert all(p.grad is None and not p.requires_grad for p in ensemble.members.parameters())
     torch.testing.assert_close(dict(ensemble.members.state_dict()), dict(before), atol=0, rtol=0)
     assert all(map(torch.equal, ensemble.members.buffers(), buffers))
-    for name, parameter in [*ensemble.network.named_parameters(), ("gain", ensemble.gain)]:
+    for name, parameter in ensemble.network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
 
@@ -396,6 +402,10 @@ class Magnitudes(nn.Module):
     head, num_bins = "magnitude", 32
 
 
+class NoLastLayer(nn.Module):
+    num_bins = 32
+
+
 def test_members_that_do_not_fit_are_refused() -> None:
     fits = Share(0.5)
     past = SpectrogramSeparator(
@@ -429,7 +439,7 @@ def test_an_ensemble_that_cannot_work_is_refused() -> None:
         ensemble_around(*members, complement="drums")
     with pytest.raises(ValueError, match="takes 32 bins but n_fft=32 gives 17"):
         ensemble_around(*members, stft=Stft(n_fft=32, hop_length=16))
-    for network in (Reader(), Magnitudes()):
+    for network in (Reader(), Magnitudes(), NoLastLayer()):
         with pytest.raises(ValueError, match="cannot be the network of an ensemble"):
             ensemble_around(*members, network=network)
     for scale, top_bin in (("peak", "copy"), ("none", "keep")):
@@ -441,6 +451,7 @@ def test_a_network_may_want_another_range_and_a_multiple_of_frames() -> None:
     class Wants(nn.Module):
         num_bins, input_range, frame_multiple = 32, (-1.0, 1.0), 8
         seen = torch.zeros(0)
+        out = nn.Identity()
 
         def forward(self, maps: Tensor) -> Tensor:
             self.seen = maps

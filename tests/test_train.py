@@ -363,7 +363,7 @@ def test_an_ensemble_trains_around_its_members_and_resumes_without_their_files(
     for state in ("state_dict", "current_model_state"):
         of_members = {n: w for n, w in whole[state].items() if ".members." in n}
         torch.testing.assert_close(of_members, before, atol=0, rtol=0)
-    assert learned["separator.gain"].abs().min() > 0
+    assert learned["separator.network.out.weight"].abs().min() > 0
     num_learning = sum(w.numel() for n, w in learned.items() if ".members." not in n)
     # live and averaged weights and two moments of those that learn, but the members only once
     limit = size + 4 * 4 * num_learning + 600_000
