@@ -73,6 +73,14 @@ def test_a_model_that_fits_in_no_way_ends_with_the_way_out() -> None:
         Execution(device="cpu", batch_size=4)(Small(0), noise(4))
 
 
+def test_a_model_that_must_see_its_chunks_whole_ends_with_the_way_out() -> None:
+    execution = Execution(device="cpu")
+    mixtures = noise(1)
+    assert torch.equal(execution.whole(Small(LENGTH), mixtures).sum(dim=1), mixtures)
+    with pytest.raises(torch.OutOfMemoryError, match="lower chunk_seconds"):
+        execution.whole(Small(LENGTH - 1), mixtures)
+
+
 def test_other_errors_are_not_mistaken_for_a_lack_of_memory() -> None:
     assert not is_out_of_memory(ValueError("out of memory"))
 

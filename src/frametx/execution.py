@@ -83,8 +83,20 @@ class Execution:
     def whole(
         self, separator: Callable[[Tensor], Tensor], mixtures: Float[Tensor, "B C L"]
     ) -> Float[Tensor, "B S C L"]:
-        """The same for a separator that remembers what it was given: one call, nothing is cut."""
-        return self._at_once(separator, mixtures)
+        """The same for a separator that remembers what it was given: one call, nothing is cut.
+
+        Raises:
+            torch.OutOfMemoryError: if it does not fit.
+        """
+        try:
+            return self._at_once(separator, mixtures)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise torch.OutOfMemoryError(
+                f"out of memory on {self.device}: this model takes its chunks one after the other "
+                "and whole: lower chunk_seconds (or original.crop_frames), or use device=cpu"
+            ) from error
 
     def _run(self, separator: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         if self.num_pieces == 1:
