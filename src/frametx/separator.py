@@ -192,7 +192,7 @@ class SpectrogramSeparator(nn.Module):
 
     def _peak(self, seen: Float[Tensor, "B C F T"]) -> Float[Tensor, "B 1 1 1"]:
         if self.scale == "none":
-            return seen.new_ones(len(seen), 1, 1, 1)
+            return seen.new_ones(seen.shape[0], 1, 1, 1)
         # A silent chunk stays silent: dividing by the smallest normal number keeps 0 at 0.
         return seen.amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(seen.dtype).tiny)
 
