@@ -37,13 +37,14 @@ from frametx.app_studio import (
     Separated,
     StoppedError,
     Studio,
+    Waiting,
     find_checkpoints,
     made_for,
     message,
 )
 from frametx.audio.picture import MOST_COLUMNS, N_FFT
 from frametx.checkpoint import build, save_separator
-from frametx.pipeline import SeparationOptions
+from frametx.separation_options import SeparationOptions
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 CHROMIUM_FLAGS = [
@@ -200,20 +201,31 @@ def test_work_that_nobody_asks_for_any_more_is_cleaned_up(studio: Studio, tmp_pa
     next(steps)
     next(steps)
     assert list(studio.output.rglob("*.part"))
-    steps.close()  # pyright: ignore[reportAttributeAccessIssue]
+    steps.close()
     assert not list(studio.output.rglob("*"))
-    studio.close()
+    began = time.monotonic()
+    studio.close(timeout_s=10)
+    assert time.monotonic() - began < 5
 
 
-def test_a_song_that_waits_for_another_can_be_stopped(studio: Studio, tmp_path: Path) -> None:
+def test_songs_take_turns_and_one_that_waits_can_be_stopped(studio: Studio, tmp_path: Path) -> None:
     choice = Choice(song=write_song(tmp_path / "song.wav", seconds=20), names=["a/last.ckpt"])
-    first = studio.separate(choice, threading.Event())
-    next(first)
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(StoppedError):
-        next(studio.separate(choice, stop))
+    stops = [threading.Event() for _ in range(3)]
+    first, second, third = (studio.separate(choice, stop) for stop in stops)
     assert isinstance(next(first), Progress)
+    assert next(second) == Waiting(num_before=1)
+    assert next(third) == Waiting(num_before=2)
+    stops[1].set()
+    with pytest.raises(StoppedError):
+        next(second)
+    assert next(third) == Waiting(num_before=1)
+    first.close()
+    assert isinstance(next(third), Progress)
+    stops[2].set()
+    with pytest.raises(StoppedError):
+        next(third)
+    studio.close(timeout_s=0)
+    assert not list(studio.output.rglob("*"))
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,8 @@ def serve(cfg: DictConfig) -> None:
             wait_for_signal()
         finally:
             sessions.stop_all()
+            studio.close(timeout_s=30)
             page.close(verbose=False)
-            studio.close()
 
 
 def choose_port(host: str, port: int | None) -> int:

@@ -101,8 +101,7 @@ def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
 
         def begin(request: gr.Request) -> tuple[str, str, Any, Any]:
             sessions.begin(str(request.session_hash))
-            waiting = told("waiting for its turn")
-            return waiting, "", gr.update(interactive=False), gr.update(interactive=True)
+            return told("starting"), "", gr.update(interactive=False), gr.update(interactive=True)
 
         def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, Any]]:
             for status, results in separated(studio, sessions, str(request.session_hash), *values):
@@ -122,7 +121,7 @@ def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gr.on([models.change, page.load], picked, models, [about, rule], **private)
         began = start.click(begin, None, [status, results, start, stop], queue=False, **private)
-        ran = began.then(run, chosen, [status, results], concurrency_limit=1, **private)
+        ran = began.then(run, chosen, [status, results], concurrency_limit=None, **private)
         ran.then(end, None, [start, stop], queue=False, **private)
         stop.click(halt, None, None, queue=False, **private)
         page.unload(leave)

@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from frametx.app_studio import Choice, Progress, Separated, StoppedError, Studio, message
-from frametx.pipeline import Augmentation, SeparationOptions, VocalFree
+from frametx.app_studio import Choice, Progress, Separated, StoppedError, Studio, Waiting, message
+from frametx.separation_options import Augmentation, SeparationOptions, VocalFree
 
 SECONDS_BETWEEN_UPDATES = 0.2
 AUGMENTATIONS = {
@@ -115,6 +115,8 @@ def separated(
             if isinstance(step, Separated):
                 sessions.finished(session, step.picture.parent)
                 yield done_html(step), results_html(step)
+            elif isinstance(step, Waiting):
+                yield told(f"waiting for {step.num_before} song(s) before this one"), None
             elif step.fraction == 1 or time.monotonic() - told_at >= SECONDS_BETWEEN_UPDATES:
                 told_at = time.monotonic()
                 yield progress_html(step), None

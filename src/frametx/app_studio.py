@@ -22,13 +22,15 @@ from frametx.checkpoint import load_separator
 from frametx.config import one_line
 from frametx.execution import Execution, choose_precision
 from frametx.loading import describe_device, model_names
-from frametx.pipeline import Pipeline, SeparationOptions
+from frametx.pipeline import Pipeline
+from frametx.separation_options import SeparationOptions
 from frametx.separator import Separator
 from frametx.streaming import BLOCK_SAMPLES
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors", ".pth")
 PLAYED_BY_BROWSERS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus")
 MOST_LOADED = 4  # models in memory, unless one ensemble has more members
+SECONDS_BETWEEN_LOOKS = 0.1  # whether it is a song's turn
 CHANNELS = {1: "mono", 2: "stereo"}
 
 
@@ -75,6 +77,13 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """How many songs come before it."""
+
+    num_before: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Separated:
     """A song that was taken apart.
 
@@ -112,7 +121,7 @@ class Studio:
         self.output = output
         self._loaded: OrderedDict[tuple[Path, int, int], Separator] = OrderedDict()
         self._loading = threading.Lock()
-        self._working = threading.Lock()
+        self._turns: list[object] = []  # of the songs, the first being worked on
 
     def describe(self, names: Sequence[str]) -> list[str]:
         """A line for each checkpoint: what it separates, at which rate, with which network.
@@ -141,8 +150,10 @@ class Studio:
         """
         self._pipeline(self._members(names), SeparationOptions(), [])
 
-    def separate(self, choice: Choice, stop: threading.Event) -> Iterator[Progress | Separated]:
-        """Take a song apart; the last thing given is what became of it.
+    def separate(
+        self, choice: Choice, stop: threading.Event
+    ) -> Generator[Waiting | Progress | Separated, None, None]:
+        """Take a song apart when those before it are done; what became of it is given last.
 
         Args:
             choice: song, checkpoints and options.
@@ -157,10 +168,14 @@ class Studio:
         """
         if not choice.names:
             raise ValueError("no model is picked: pick at least one")
-        while not self._working.acquire(timeout=0.2):
-            if stop.is_set():
-                raise StoppedError
+        turn = object()
+        self._turns.append(turn)
         try:
+            while self._turns[0] is not turn:
+                if stop.is_set():
+                    raise StoppedError
+                yield Waiting(num_before=self._turns.index(turn))
+                time.sleep(SECONDS_BETWEEN_LOOKS)
             info = probe(choice.song)
             notes: list[str] = []
             pipeline = self._pipeline(self._members(choice.names), choice.options, notes)
@@ -172,12 +187,13 @@ class Studio:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
         finally:
-            self._working.release()
+            self._turns.remove(turn)
 
-    def close(self) -> None:
-        """Wait for the song that is being worked on, if its `stop` was set."""
-        with self._working:
-            self._loaded.clear()
+    def close(self, *, timeout_s: float) -> None:
+        """Wait for the songs that are being worked on, whose `stop` was set."""
+        deadline = time.monotonic() + timeout_s
+        while self._turns and time.monotonic() < deadline:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _stems(
         self,
