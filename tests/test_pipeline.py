@@ -2,6 +2,7 @@ import inspect
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from frametx.ensemble import Rule
 from frametx.execution import Execution
 from frametx.faithful import OriginalOptions
 from frametx.loading import CONFIG_KEYS, load_configured
-from frametx.pipeline import Augmentation, Pipeline, SeparationOptions, VocalFree
+from frametx.pipeline import Pipeline
+from frametx.separation_options import Augmentation, SeparationOptions, VocalFree
 from frametx.separator import SpectrogramSeparator
 from frametx.streaming import separate_waveform
 
@@ -215,6 +217,27 @@ def test_stems_appear_while_the_song_is_read(everything: bool) -> None:
         given += next(stems).shape[2]
     # at most the chunks of both members, a window of the Wiener filter and a stretch to decide on
     assert num_read * 1_000 - given < (60_000 if everything else 10_000)
+
+
+@pytest.mark.parametrize(
+    "options", [SeparationOptions(), EVERYTHING, SeparationOptions(faithful=True)]
+)
+def test_no_block_is_kept_longer_than_it_is_needed(options: SeparationOptions) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    most_alive = 0
+
+    def read() -> Iterator[Tensor]:
+        nonlocal most_alive
+        for number in range(200):
+            block = noise(2, 1_000 + number)
+            alive.append(weakref.ref(block))
+            most_alive = max(most_alive, sum(known() is not None for known in alive))
+            yield block
+
+    found = pipeline(spectral(), options=options)
+    length = sum(stems.shape[2] for stems in found.stream(read, sample_rate=RATE))
+    assert length == 200 * 1_000 + 199 * 100
+    assert most_alive < 60  # a window of the Wiener filter is the longest that has to be waited for
 
 
 @pytest.mark.parametrize("merges", [False, True])

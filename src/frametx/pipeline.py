@@ -11,9 +11,8 @@ One pass, constant memory: all streams advance together, and what none of them n
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from frametx.audio.stft import Stft
 from frametx.audio.stft_stream import InverseStftStream, StftStream
 from frametx.ensemble import Domain, Rule, check_rule, combine_spectrograms, combine_waveforms
 from frametx.execution import Execution
-from frametx.faithful import OriginalOptions, OriginalProgram
+from frametx.faithful import OriginalProgram
 from frametx.refine import (
     Aggressiveness,
     FillBand,
@@ -35,6 +34,7 @@ from frametx.refine import (
     Wiener,
     refined,
 )
+from frametx.separation_options import SeparationOptions
 from frametx.separator import Separator, SpectrogramSeparator
 from frametx.streaming import (
     BLOCK_SAMPLES,
@@ -44,109 +44,10 @@ from frametx.streaming import (
     remainder_index,
     with_remainder,
 )
-from frametx.views import ORIGINAL_CONTEXTS, View, separate_view, views
+from frametx.views import View, separate_view, views
 
-Quality = Literal["fast", "balanced", "best"]
 WINDOW_SECONDS = 0.0464  # of the spectrogram that refinement works on: 2048 samples at 44.1 kHz
 RESAMPLED_EDGE = 0.9  # of a model's band that reaches it through a resampler undiminished
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Views to average over besides the plain one; None is as `quality` says.
-
-    Attributes:
-        swap: exchanged channels.
-        polarity: inverted.
-        shifts: number of other places for the chunks to begin at.
-        contexts: pairs of crop and padding in frames, or `original`, instead of the plain view.
-    """
-
-    swap: bool | None = None
-    polarity: bool | None = None
-    shifts: int | None = None
-    contexts: Sequence[Sequence[int]] | Literal["original"] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class VocalFree:
-    """How long and how clear a stretch without voice must be to be left untouched.
-
-    Attributes:
-        threshold: the instrumental's mask must be above it everywhere.
-        min_seconds: of the stretch.
-        fade_seconds: at each of its ends, inside it.
-
-    Source: specs/inference.md section 4 (64 and 32 frames of 1024 samples).
-    """
-
-    threshold: float = 0.05
-    min_seconds: float = 1.486
-    fade_seconds: float = 0.743
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeparationOptions:
-    """How to separate; conf/separation/default.yaml explains each, and has the same defaults."""
-
-    quality: Quality = "balanced"
-    overlap: float | None = None
-    chunk_seconds: float | None = None
-    tta: Augmentation = field(default_factory=Augmentation)
-    ensemble: Rule | None = None
-    domain: Domain = "magnitude"
-    weights: Sequence[float] | None = None
-    remainder: str | None = None
-    aggressiveness: float = 1.0
-    wiener: int = 0
-    fill_band: bool = False
-    keep_vocal_free: VocalFree | None = None
-    faithful: bool = False
-    original: OriginalOptions = field(default_factory=OriginalOptions)
-
-    def completed(self) -> "SeparationOptions":
-        """The same with `quality` and `ensemble` spelt out.
-
-        Raises:
-            ValueError: if there is no such quality.
-        """
-        presets = {"fast": (0.0, False, 0), "balanced": (0.25, False, 0), "best": (0.5, True, 1)}
-        if self.quality not in presets:
-            raise ValueError(f"quality={self.quality} must be one of {', '.join(presets)}")
-        overlap, mirrored, shifts = presets[self.quality]
-        tta = self.tta
-        return replace(
-            self,
-            overlap=overlap if self.overlap is None else self.overlap,
-            ensemble="mean" if self.ensemble is None else self.ensemble,
-            tta=replace(
-                tta,
-                swap=mirrored if tta.swap is None else tta.swap,
-                shifts=shifts if tta.shifts is None else tta.shifts,
-                contexts=ORIGINAL_CONTEXTS if tta.contexts == "original" else tta.contexts,
-            ),
-        )
-
-    def check_faithful(self) -> None:
-        """Refuse what the original programs had nothing like.
-
-        Raises:
-            ValueError: naming the options.
-        """
-        defaults = SeparationOptions()
-        free = ("faithful", "original", "ensemble")
-        differing = [
-            field.name
-            for field in fields(self)
-            if field.name not in free and getattr(self, field.name) != getattr(defaults, field.name)
-        ]
-        if self.ensemble not in (None, "min_instrumental"):
-            differing.append("ensemble")
-        if differing:
-            raise ValueError(
-                f"faithful=true does what the original programs did, which had no such "
-                f"{', '.join(differing)}: leave that out; original.* are their options"
-            )
 
 
 class Pipeline:
@@ -226,15 +127,18 @@ class Pipeline:
             yield from self._original.stream(read, sample_rate=sample_rate)
             return
         held = Held()
-        copies = itertools.tee(held.remember(read()), self.num_passes + 1)
-        streams = self._streams(copies[1:], sample_rate)
+        blocks = held.remember(read())
         if not self._needs_frames:
+            streams = self._streams(itertools.tee(blocks, self.num_passes), sample_rate)
             for views_of_all in aligned(streams):
                 stems = self._combined(self._one_of_views(views_of_all))
                 yield from self._completed(self._others(stems), held)
             return
+        # A copy that nobody reads would keep the whole song, so there is one for frames only here.
+        own, *copies = itertools.tee(blocks, self.num_passes + 1)
+        streams = self._streams(copies, sample_rate)
         spectral = self._spectral(sample_rate)
-        for mixture, *views_of_all in aligned([(block[None] for block in copies[0]), *streams]):
+        for mixture, *views_of_all in aligned([(block[None] for block in own), *streams]):
             others = spectral.push(mixture[0], self._one_of_views(views_of_all))
             yield from self._completed(others, held)
         if held.num_samples:
