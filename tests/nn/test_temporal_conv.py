@@ -26,14 +26,6 @@ def test_its_gradients_are_those_of_finite_differences(num_frames: int) -> None:
     assert torch.autograd.gradcheck(temporal_conv, inputs)
 
 
-def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
-    x = torch.randn(1, 1, 1, 3, 2, requires_grad=True)
-    y = temporal_conv(x, torch.randn(1, 1, 1, 3), torch.zeros(1, 1)).square().sum()
-    (gradient,) = torch.autograd.grad(y, x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_under_autocast_it_keeps_the_precision_of_its_input(dtype: torch.dtype) -> None:
     x, taps, bias = torch.randn(2, 3, 1, 5, 4), torch.randn(3, 1, 1, 3), torch.randn(3, 1)

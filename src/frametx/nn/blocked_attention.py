@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from frametx.nn.second_derivative import plain_gradients
 
 _BLOCK_QUERIES = 256  # fewer make the products slower
 _BLOCK_SCORES = 1 << 20  # of a few heads at once: 4 MB in float32, which a processor's cache holds
@@ -68,11 +69,10 @@ class _Unwritten(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] -- the decorator hides it
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, log_sums = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return plain_gradients(lambda *qkv: _whole(*qkv, None)[:1], (q, k, v), grads)
         grad = grads[0].contiguous()
         mean = (grad * out).sum(-1, keepdim=True)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
@@ -103,15 +103,17 @@ class _Written(torch.autograd.Function):
                 torch.baddbmm(scores[here], q[here], k[heads].mT, out=block)
             torch.bmm(block.softmax(-1), v[heads], out=out[here])
         ctx.save_for_backward(q, k, v, out, total)
+        ctx.has_scores = scores is not None
         ctx.set_materialize_grads(False)
         return out, total
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] -- the decorator hides it
-        ctx: Any, *grads: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, out, total = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # The scores that came in are not kept: they are what the products leave of the sum.
+            before = total - torch.bmm(q, k.mT) if ctx.has_scores else None
+            return plain_gradients(_whole, (q, k, v, before), grads)
         grad, grad_total = grads
         grad = torch.zeros_like(out) if grad is None else grad.contiguous()
         mean = (grad * out).sum(-1, keepdim=True)
@@ -129,6 +131,18 @@ class _Written(torch.autograd.Function):
             if grad_before is not None:
                 grad_before[here] = grad_scores
         return grad_q, grad_k, grad_v, grad_before
+
+
+def _whole(
+    q: Float[Tensor, "N T D"],
+    k: Float[Tensor, "N M D"],
+    v: Float[Tensor, "N M D_v"],
+    scores: Float[Tensor, "N T M"] | None,
+) -> tuple[Float[Tensor, "N T D_v"], Float[Tensor, "N T M"]]:
+    """The same attention, with everything written down."""
+    product = torch.bmm(q, k.mT)
+    total = product if scores is None else scores + product
+    return torch.bmm(total.softmax(-1), v), total
 
 
 def _blocks(q: Tensor, k: Tensor) -> list[tuple[slice, tuple[slice, slice]]]:

@@ -10,12 +10,14 @@ and back in 128 maps of 512 frames: a third of the time forward, 0.6 of it with 
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from frametx.nn.second_derivative import plain_gradients
 
 # hidden numbers of one block: what a core's own cache holds, and a part of a GPU's memory
 _CPU_BLOCK_NUMBERS = 1 << 17
@@ -37,7 +39,7 @@ def recomputed_feed_forward(
         activation: looks at every number alone.
     """
     if torch.compiler.is_exporting():  # blocks would be cut for the frames of the example
-        return torch.bmm(activation(torch.bmm(x, expand.mT)), contract.mT)
+        return _unblocked(x, expand, contract, activation=activation)[0]
     device = x.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -60,11 +62,11 @@ class _RecomputedFeedForward(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] -- the decorator hides it
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, expand, contract = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            plain = partial(_unblocked, activation=ctx.activation)
+            return *plain_gradients(plain, (x, expand, contract), grads), None
         grad_x = torch.empty_like(x)
         grad_expand, grad_contract = torch.zeros_like(expand), torch.zeros_like(contract)
         for maps, frames in _blocks(x, num_hidden=expand.shape[1]):
@@ -77,6 +79,16 @@ class _RecomputedFeedForward(torch.autograd.Function):
             grad_expand[maps] += torch.bmm(grad_hidden.mT, entered)
             grad_x[maps, frames] = torch.bmm(grad_hidden, expand[maps])
         return grad_x, grad_expand, grad_contract, None
+
+
+def _unblocked(
+    x: Float[Tensor, "C N F"],
+    expand: Float[Tensor, "C E F"],
+    contract: Float[Tensor, "C F_out E"],
+    *,
+    activation: Callable[[Tensor], Tensor],
+) -> tuple[Float[Tensor, "C N F_out"]]:
+    return (torch.bmm(activation(torch.bmm(x, expand.mT)), contract.mT),)
 
 
 def _blocks(x: Float[Tensor, "C N F"], *, num_hidden: int) -> Iterator[tuple[slice, slice]]:

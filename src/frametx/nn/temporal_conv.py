@@ -7,13 +7,15 @@ shift by F numbers, so no shifted copy is made, in neither direction.
     y[o, n] = bias[o] + sum over c, k of taps[o, c, k] x[c, n + (k - K // 2) F]    n counts T x F
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from frametx.nn.second_derivative import plain_gradients
 
 
 def temporal_conv(
@@ -72,12 +74,14 @@ class _ShiftedProducts(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] -- the decorator hides it
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        grad = grads[0].contiguous()
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, matrices = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # the offset is only added, so its gradient does not depend on it
+            offset = grads[0].new_zeros(*matrices.shape[:2], 1).requires_grad_()
+            plain = partial(_padded_products, step=ctx.step)
+            return *plain_gradients(plain, (x, matrices, offset), grads), None
+        grad = grads[0].contiguous()
         centre = matrices.shape[-1] // 2
         grad_x = torch.zeros_like(x)
         _add_product(grad_x, matrices[..., centre].mT, grad)
@@ -87,6 +91,23 @@ class _ShiftedProducts(torch.autograd.Function):
             _add_product(grad_x[..., source], matrices[..., k].mT, grad[..., to])
             grad_matrices[..., k] = torch.bmm(grad[..., to], x[..., source].mT)
         return grad_x, grad_matrices, grad.sum(-1, keepdim=True), None
+
+
+def _padded_products(
+    x: Float[Tensor, "N C L"],
+    matrices: Float[Tensor, "N O C K"],
+    offset: Float[Tensor, "N O 1"],
+    *,
+    step: int,
+) -> tuple[Float[Tensor, "N O L"]]:
+    """The same sum, of shifted copies."""
+    num_taps, length = matrices.shape[-1], x.shape[-1]
+    padded = F.pad(x, (num_taps // 2 * step, num_taps // 2 * step))
+    products = [
+        torch.bmm(matrices[..., k], padded[..., k * step : k * step + length])
+        for k in range(num_taps)
+    ]
+    return (torch.stack(products).sum(0) + offset,)
 
 
 def _add_product(
