@@ -16,19 +16,19 @@ from frametx.nn.squared_relu import squared_relu
 from frametx.nn.temporal_conv import temporal_conv
 
 FUNCTIONS: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], list[tuple[int, ...]]]] = {
-    "temporal convolution": (temporal_conv, [(1, 2, 2, 4, 2), (2, 3, 2, 3), (2, 3)]),
+    "temporal convolution": (temporal_conv, [(1, 2, 1, 3, 2), (2, 2, 1, 3), (2, 2)]),
     "temporal convolution longer than the input": (
         temporal_conv,
         [(1, 1, 1, 2, 2), (1, 1, 1, 7), (1, 1)],
     ),
-    "attention": (blocked_attention, [(3, 4, 2), (3, 5, 2), (3, 5, 3)]),
+    "attention": (blocked_attention, [(2, 4, 2), (2, 3, 2), (2, 3, 1)]),
     "attention of a chain": (
         blocked_residual_attention,
-        [(3, 4, 2), (3, 5, 2), (3, 5, 3), (3, 4, 5)],
+        [(2, 4, 2), (2, 3, 2), (2, 3, 1), (2, 4, 3)],
     ),
     "the start of a chain": (
         lambda q, k, v: blocked_residual_attention(q, k, v, None),
-        [(3, 4, 2), (3, 5, 2), (3, 5, 3)],
+        [(2, 4, 2), (2, 3, 2), (2, 3, 1)],
     ),
     "feed-forward": (
         lambda x, expand, contract: recomputed_feed_forward(x, expand, contract, torch.tanh),

@@ -72,7 +72,7 @@ class _Unwritten(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, log_sums = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return plain_gradients(lambda *qkv: _whole(*qkv, None)[:1], (q, k, v), grads)
+            return plain_gradients(lambda q, k, v: _whole(q, k, v, None)[:1], (q, k, v), grads)
         grad = grads[0].contiguous()
         mean = (grad * out).sum(-1, keepdim=True)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
