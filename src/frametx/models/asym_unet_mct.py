@@ -24,11 +24,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from frametx.nn.bins import check_halving, features_last
-from frametx.nn.convolutional_embedding import ConvolutionalEmbedding
 from frametx.nn.convolutional_transformer_encoder import ConvolutionalTransformerEncoder
+from frametx.nn.frame_encoder import FrameEncoderPlan, encode
 from frametx.nn.frame_transformer_decoder import FrameTransformerDecoder
-from frametx.nn.frame_transformer_encoder import FrameTransformerEncoder
-from frametx.nn.frequency_unet import frequency_decoders, frequency_encoders
+from frametx.nn.frequency_unet import frequency_decoders
 from frametx.nn.multichannel_attention import MultichannelMultiheadAttention, ScoreScale
 from frametx.nn.norm import MultichannelLayerNorm
 from frametx.nn.pointwise_conv import PointwiseConv
@@ -36,7 +35,6 @@ from frametx.nn.query_gate import QueryGate
 from frametx.nn.residual_block import ResBlock
 from frametx.nn.rotary import AnglePrecision
 from frametx.nn.score_gate import ScoreGate
-from frametx.nn.transformer_layer import LevelOutput
 from frametx.nn.vocal_band_head import VocalBandHead
 
 
@@ -128,13 +126,23 @@ class AsymUNetMCT(nn.Module):
         if gate not in ("conv3d", "query"):
             raise ValueError(f"gate={gate} must be conv3d or query")
         self.num_plain_levels = num_plain_levels
-        num_maps = [channels * width for width in widths]
-        num_features = [self.num_bins >> level for level in range(len(widths))]
-        # a level's transformer adds its maps to those of the U-Net
-        num_stream_maps = [
-            maps + num_attention_maps * (level >= num_plain_levels)
-            for level, maps in enumerate(num_maps[:-1])
-        ]
+        plan = FrameEncoderPlan(
+            in_channels=in_channels,
+            num_bins=self.num_bins,
+            channels=channels,
+            widths=widths,
+            transformer_levels=range(num_plain_levels, len(widths) - 1),
+            num_attention_maps=num_attention_maps,
+            expansion=expansion,
+            kernel_sizes=encoder_kernel_sizes,
+            dropout=dropout,
+            embedding_widths=embedding_widths,
+            embedding_kernel_size=embedding_kernel_size,
+            score_scale=score_scale,
+            angle_precision=angle_precision,
+        )
+        num_maps, num_features = plan.num_maps, plan.num_features
+        num_stream_maps = plan.num_stream_maps[:-1]
         transformer = {
             "num_attention_maps": num_attention_maps,
             "expansion": expansion,
@@ -154,19 +162,8 @@ class AsymUNetMCT(nn.Module):
             "restarts_residual": restarts_bridge_residual,
         }
 
-        self.embedding = ConvolutionalEmbedding(
-            in_channels=in_channels,
-            num_features=self.num_bins,
-            widths=embedding_widths,
-            kernel_size=embedding_kernel_size,
-        )
-        self.encoders = frequency_encoders(
-            [ResBlock] * len(widths),
-            in_channels=in_channels + 1,
-            num_stream_maps=num_stream_maps,
-            num_maps=num_maps,
-            num_features=num_features,
-        )
+        self.embedding = plan.embedding()
+        self.encoders = plan.encoders()
         num_undropped = len(num_stream_maps) - num_decoder_dropout_levels
         self.decoders = frequency_decoders(
             [
@@ -178,23 +175,15 @@ class AsymUNetMCT(nn.Module):
             num_maps=num_maps,
             num_features=num_features,
         )
-        transformer_levels = range(num_plain_levels, len(num_stream_maps))
-        self.encoder_transformers = nn.ModuleList(
-            FrameTransformerEncoder(
-                in_channels=num_maps[level],
-                num_features=num_features[level],
-                kernel_sizes=encoder_kernel_sizes,
-                attend=partial(attend, needs_matrix=gates_scores),
-                **transformer,
-            )
-            for level in transformer_levels
+        self.encoder_transformers = plan.transformers(
+            [num_heads] * len(plan.transformer_levels), needs_matrix=gates_scores
         )
         self.decoder_transformers = nn.ModuleList(
             FrameTransformerDecoder(
                 in_channels=num_maps[level],
                 num_features=num_features[level],
                 kernel_sizes=decoder_kernel_sizes,
-                is_deepest=level == transformer_levels[-1],
+                is_deepest=level == plan.transformer_levels[-1],
                 attend=attend,
                 make_gate=partial(
                     _make_gate,
@@ -206,7 +195,7 @@ class AsymUNetMCT(nn.Module):
                 gates_scores=gates_scores,
                 **transformer,
             )
-            for level in transformer_levels
+            for level in plan.transformer_levels
         )
         self.bridge = nn.ModuleList(
             ConvolutionalTransformerEncoder(**bridge) for _ in range(num_bridge_layers)
@@ -234,21 +223,13 @@ class AsymUNetMCT(nn.Module):
     ) -> tuple[Float[Tensor, "B C_out F T"], Float[Tensor, "B C_out F_bridge T"] | None]:
         """Logits of the mask, and of singing per band of the bridge if the network has them."""
         x = features_last(magnitude, num_bins=self.num_bins)
-        h = self.encoders[0](torch.cat([x, self.embedding(x)], 1))
-        streams: list[Tensor] = []
-        encoded: list[LevelOutput | None] = []
-        scores = None
-        for level, encoder in enumerate(self.encoders[1:]):
-            encoded.append(None)
-            if level >= self.num_plain_levels:
-                transformer = self.encoder_transformers[level - self.num_plain_levels]
-                h, _, scores, _ = encoded[level] = transformer(h, scores=scores)
-            streams.append(h)
-            h = encoder(h)
-
-        scores = None
-        for layer in self.bridge:
-            h, scores = layer(h, scores=scores)
+        h, streams, encoded = encode(
+            x,
+            embedding=self.embedding,
+            encoders=self.encoders,
+            transformers=self.encoder_transformers,
+            bridge=self.bridge,
+        )
         bands = None
         if self.vocal_bands is not None:
             bands = self.vocal_bands(h)

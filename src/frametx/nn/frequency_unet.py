@@ -20,6 +20,7 @@ def frequency_encoders(
     num_stream_maps: Sequence[int],
     num_maps: Sequence[int],
     num_features: Sequence[int],
+    stride: tuple[int, int] = (1, 2),
 ) -> nn.ModuleList:
     """A block for every level, from the stream of the level above to the level's own maps.
 
@@ -30,6 +31,7 @@ def frequency_encoders(
         num_stream_maps: maps that leave each level: those of the block, and what joins them.
         num_maps: maps that leave each block.
         num_features: features of a frame at each level.
+        stride: frames and bins that become one at every level but the first.
     """
     above = [in_channels, *num_stream_maps]
     features_above = [num_features[0], *num_features]
@@ -38,7 +40,7 @@ def frequency_encoders(
             in_channels=above[level],
             out_channels=maps,
             num_features=features_above[level],
-            stride=(1, 2) if level else (1, 1),
+            stride=stride if level else (1, 1),
         )
         for level, (make_block, maps) in enumerate(zip(make_blocks, num_maps, strict=True))
     )
