@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from frametx.training.separation import StepBatch
+from frametx.training.step_batch import StepBatch
 
 
 class Ema(EMAWeightAveraging):

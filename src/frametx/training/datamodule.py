@@ -21,7 +21,7 @@ from frametx.data.sampling import SegmentPool
 from frametx.data.tracks import DrawnMixtures, EvaluationSet, Mixture, Tracks
 from frametx.data.voxaug import Voxaug, VoxaugDataset
 from frametx.training.curriculum import ContextCurriculum
-from frametx.training.separation import SeparationModule, StepBatch
+from frametx.training.step_batch import CountsSteps, StepBatch
 
 Crops = dict[str, Tensor]
 
@@ -201,7 +201,7 @@ class StepDataModule(L.LightningDataModule, ABC):
         sampler = StepSampler(
             curriculum=self.curriculum,
             stft=self.stft,
-            first_step=cast(SeparationModule, trainer.lightning_module).position,
+            first_step=cast(CountsSteps, trainer.lightning_module).position,
             max_steps=trainer.max_steps,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
@@ -246,7 +246,7 @@ class StepDataModule(L.LightningDataModule, ABC):
         trainer = cast(L.Trainer, self.trainer)
         samples = self._samples
         stems = self.mix(batch)
-        step = cast(SeparationModule, trainer.lightning_module).position
+        step = cast(CountsSteps, trainer.lightning_module).position
         share = self.curriculum.share(
             0 if self.repeat_first_step else step,
             rank=trainer.global_rank,

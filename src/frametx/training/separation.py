@@ -1,40 +1,22 @@
 """How a separator learns: stems -> mixture -> estimates -> loss, one optimiser step a batch."""
 
-import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, cast
 
 import lightning as L
 import torch
-from jaxtyping import Float
-from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from frametx.data.tracks import Mixture
-from frametx.metrics.sdr import si_sdr, usdr
 from frametx.nn.block import recompute_blocks
 from frametx.nn.residual_scores import use_backend
 from frametx.separator import Separator
-from frametx.streaming import separate_waveform
-
-
-@dataclass
-class StepBatch:
-    """This device's samples of one optimiser step, mixed and ready.
-
-    samples: rank-free numbers, from which everything about them can be drawn again.
-    micro_batch: how many of them go through the network at once.
-    describe: names the files behind a sample.
-    """
-
-    stems: Float[Tensor, "B S C L"]
-    samples: list[int]
-    micro_batch: int
-    describe: Callable[[int], str]
+from frametx.training.gradient_exchange import exchange_in_backward
+from frametx.training.guarded_step import GuardedStep
+from frametx.training.step_batch import StepBatch, seed_step
+from frametx.training.track_scores import TrackScores
 
 
 class SeparationModule(L.LightningModule):
@@ -88,19 +70,15 @@ class SeparationModule(L.LightningModule):
         self.loss = loss
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.clip_norm = clip_norm
         self.weight_decay = weight_decay
-        self.max_nonfinite = max_nonfinite
         self.seed = seed
-        self.overlap = overlap
-        self.num_skipped = 0
-        self._skipped_in_a_row = 0
-        self._scores: dict[str, list[float]] = {}
+        self.guarded_step = GuardedStep(clip_norm=clip_norm, max_nonfinite=max_nonfinite)
+        self.scores = TrackScores(overlap=overlap)
 
     @property
     def position(self) -> int:
         """Steps tried so far, skipped ones included: where the data and the schedule stand."""
-        return self.trainer.global_step + self.num_skipped
+        return self.trainer.global_step + self.guarded_step.num_skipped
 
     def configure_optimizers(self) -> Any:  # Lightning's type names every form it accepts
         """Decay for matrices and kernels only; the schedule is stepped by `training_step`."""
@@ -122,98 +100,48 @@ class SeparationModule(L.LightningModule):
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimiser step: micro-batches forward and backward, clip, step, schedule."""
         optimizer = cast(Optimizer, self.optimizers())
-        torch.manual_seed(hash((self.seed, self.position, self.global_rank)) % 2**63)
+        position = self.position
+        seed_step(seed=self.seed, position=position, rank=self.global_rank)
         parts = batch.stems.split(batch.micro_batch)
         total = torch.zeros((), device=self.device)
         for i, stems in enumerate(parts):
-            with self._gradient_exchange(enabled=i == len(parts) - 1):
+            with exchange_in_backward(self.trainer.strategy, enabled=i == len(parts) - 1):
                 estimates = self.separator(stems.sum(dim=1))
                 loss = self.loss(estimates, stems) / len(parts)
                 self.manual_backward(loss)
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm)
-        if math.isfinite(norm.item()):
-            self._skipped_in_a_row = 0
-            optimizer.step()
-        else:
-            self._skip(batch, float(total), norm.item())
-        optimizer.zero_grad(set_to_none=True)
+        norm = self.guarded_step(
+            optimizer,
+            self.parameters(),
+            position=position,
+            loss=total,
+            batch=batch,
+            say=self.print,
+        )
         cast(LambdaLR, self.lr_schedulers()).step()
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch.samples))
         self.log("train/gradient_norm", norm, batch_size=len(batch.samples))
-        self.log("train/skipped", float(self.num_skipped), batch_size=len(batch.samples))
+        skipped = float(self.guarded_step.num_skipped)
+        self.log("train/skipped", skipped, batch_size=len(batch.samples))
 
     def validation_step(self, batch: Mixture, batch_idx: int) -> None:
         """Separate one whole track as `separate` would, and keep its scores."""
-        stems = batch.stems
-        estimates = separate_waveform(
-            cast(Separator, self.separator),
-            stems.sum(dim=0),
-            sample_rate=batch.sample_rate,
-            overlap=self.overlap,
-            batch_size=1,
-            device=self.device,
-        ).cpu()
-        # A network that has diverged scores as one that gives silence, not as a silent stem.
-        estimates = torch.nan_to_num(estimates, nan=0.0, posinf=0.0, neginf=0.0)
-        for name, metric in (("usdr", usdr), ("si_sdr", si_sdr)):
-            values = metric(estimates, stems.cpu())
-            for stem, value in zip(cast(Separator, self.separator).stems, values, strict=True):
-                self._scores.setdefault(f"val/{name}/{stem}", []).append(float(value))
-                self._scores.setdefault(f"val/{name}", []).append(float(value))
+        self.scores.add(cast(Separator, self.separator), batch, self.device)
 
     def on_validation_epoch_end(self) -> None:
         """Average the scores over all tracks of all ranks; silent stems (NaN) do not count."""
-        stems = cast(Separator, self.separator).stems
-        keys = [f"val/{m}{s}" for m in ("usdr", "si_sdr") for s in ("", *(f"/{s}" for s in stems))]
-        sums = torch.tensor(
-            [
-                [
-                    sum(finite := [v for v in self._scores.get(key, []) if math.isfinite(v)]),
-                    len(finite),
-                ]
-                for key in keys
-            ],
-            device=self.device,
-            dtype=torch.float32,
+        means = self.scores.means(
+            cast(Separator, self.separator),
+            self.device,
+            lambda sums: cast(Tensor, self.trainer.strategy.reduce(sums, reduce_op="sum")),
         )
-        sums = cast(Tensor, self.trainer.strategy.reduce(sums, reduce_op="sum"))
-        for key, (total, count) in zip(keys, sums.tolist(), strict=True):
-            if count:
-                self.log(key, total / count, prog_bar=key == "val/si_sdr", rank_zero_only=False)
-        self._scores.clear()
+        for key, mean in means.items():
+            self.log(key, mean, prog_bar=key == "val/si_sdr", rank_zero_only=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the count of skipped steps, which the position needs."""
-        checkpoint["num_skipped"] = self.num_skipped
+        checkpoint["num_skipped"] = self.guarded_step.num_skipped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the count of skipped steps."""
-        self.num_skipped = checkpoint.get("num_skipped", 0)
-
-    def _gradient_exchange(self, *, enabled: bool) -> AbstractContextManager[Any]:
-        """Let several devices exchange gradients only in the last micro-batch of a step."""
-        strategy = self.trainer.strategy
-        if enabled or not isinstance(strategy, ParallelStrategy):
-            return nullcontext()
-        return strategy.block_backward_sync()
-
-    def _skip(self, batch: StepBatch, loss: float, norm: float) -> None:
-        """Count and name a batch whose gradient is not finite; give up after too many in a row.
-
-        All ranks decide alike, because the norm is taken after the exchange of gradients.
-        """
-        self.num_skipped += 1
-        self._skipped_in_a_row += 1
-        behind = "; ".join(f"sample {n}: {batch.describe(n)}" for n in batch.samples)
-        message = (
-            f"step {self.position - 1} has loss {loss:g} and gradient norm {norm:g}: skipped "
-            f"({self._skipped_in_a_row} in a row, {self.num_skipped} in all); it was {behind}"
-        )
-        if self._skipped_in_a_row > self.max_nonfinite:
-            raise FloatingPointError(
-                f"{message}. Training stops after more than module.max_nonfinite="
-                f"{self.max_nonfinite} such steps in a row: lower optimizer.lr, or look at these "
-                "files; the last checkpoint is from before"
-            )
-        self.print(message)
+        self.guarded_step.num_skipped = checkpoint.get("num_skipped", 0)
