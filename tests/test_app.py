@@ -112,7 +112,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def studio(models: Path, tmp_path: Path) -> Studio:
     return Studio(
-        checkpoints=find_checkpoints([models]),
+        sources=[models],
         device=torch.device("cpu"),
         output=tmp_path / "stems",
     )
@@ -291,9 +291,7 @@ def test_models_are_kept_until_others_are_used_or_their_file_changes(
     monkeypatch.setattr(app_studio, "load_separator", counting)
     for number in range(6):
         shutil.copy(models / "drums.ckpt", tmp_path / f"{number}.ckpt")
-    studio = Studio(
-        checkpoints=find_checkpoints([tmp_path]), device=torch.device("cpu"), output=tmp_path
-    )
+    studio = Studio(sources=[tmp_path], device=torch.device("cpu"), output=tmp_path)
     studio.describe(["0.ckpt"])
     studio.check_ensemble(["0.ckpt"])
     assert loaded == ["0.ckpt"]
@@ -321,6 +319,20 @@ def test_checkpoints_are_named_by_their_path_below_the_folder(models: Path) -> N
     shutil.rmtree(models / "c")
     assert len(same) == 2
     assert all(name.endswith("a/last.ckpt") for name in same)
+
+
+def test_checkpoints_that_training_writes_are_found_later(models: Path, tmp_path: Path) -> None:
+    shutil.copy(models / "drums.ckpt", tmp_path / "old.ckpt")
+    studio = Studio(sources=[tmp_path], device=torch.device("cpu"), output=tmp_path)
+    shutil.move(tmp_path / "old.ckpt", tmp_path / "new.ckpt")
+    studio.look_again()
+    assert "drums" in studio.describe(["new.ckpt"])[0]
+    with pytest.raises(ValueError, match=r"old.ckpt is not there any more"):
+        studio.describe(["old.ckpt"])
+    (tmp_path / "new.ckpt").unlink()
+    studio.look_again()
+    with pytest.raises(FileNotFoundError, match=r"new.ckpt"):
+        studio.describe(["new.ckpt"])
 
 
 def test_songs_of_one_name_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -513,8 +525,8 @@ def test_which_addresses_only_this_machine_reaches() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["ckpts=nowhere"], "error: nowhere: no such file or folder"),
-        (["ckpts=."], "error: ckpts=.: there is no .ckpt, .safetensors, .pth"),
+        (["ckpts=nowhere", "port=null"], "error: nowhere: no such file or folder"),
+        (["ckpts=.", "port=null"], "error: ckpts=.: there is no .ckpt, .safetensors, .pth"),
         (["ckpts={models}", "device=quantum"], "error: device=quantum must be auto"),
         (["ckpts={models}", "port={taken}"], "error: port={taken} at 127.0.0.1 cannot be used"),
         (["ckpts={models}", "port=null"], "error: the page needs the package gradio: pip install"),
@@ -574,6 +586,7 @@ def server(tmp_path: Path, models: Path) -> Iterator[tuple[subprocess.Popen[str]
         pytest.skip("gradio is not installed")
     if find_spec("playwright") is None or not Path(CHROMIUM).is_file():
         pytest.skip("there is no chromium, or no playwright to steer it")
+    shutil.copytree(models, tmp_path / "models")
     (tmp_path / "spy").mkdir()
     (tmp_path / "spy" / "sitecustomize.py").write_text(SPY)
     (tmp_path / "temporary").mkdir()
@@ -584,7 +597,7 @@ def server(tmp_path: Path, models: Path) -> Iterator[tuple[subprocess.Popen[str]
     }
     port = choose_port("127.0.0.1", None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "frametx.app", f"ckpts={models}", f"port={port}", "device=cpu"],
+        [sys.executable, "-m", "frametx.app", "ckpts=models", f"port={port}", "device=cpu"],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
@@ -621,7 +634,7 @@ def test_a_person_takes_a_song_apart_in_a_browser(
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: broken.append(str(error)))
         page.goto(address)
-        models = page.get_by_role("combobox", name="Models", exact=True)
+        picked = page.get_by_role("combobox", name="Models", exact=True)
         separate, stop = (page.get_by_role("button", name=name) for name in ("Separate", "Stop"))
         status = page.locator("#status")
         page.get_by_text("Pick one model").wait_for()
@@ -633,15 +646,23 @@ def test_a_person_takes_a_song_apart_in_a_browser(
             page.locator("#song input[type=file]").set_input_files(path)
             page.locator("#song").get_by_text(re.compile(r"\d B|[kKM]B")).first.wait_for()
 
-        models.click()
+        # What training has written since is there when the page is loaded again.
+        shutil.copy(tmp_path / "models/a/last.ckpt", tmp_path / "models/epoch=7.ckpt")
+        page.reload()
+        page.get_by_text("Pick one model").wait_for()
+        picked.click()
+        page.get_by_role("option", name="epoch=7.ckpt").click()
+        page.locator("#about").get_by_text("epoch=7.ckpt: vocals").wait_for()
+        picked.press("Backspace")
+        page.get_by_text("Pick one model").wait_for()
         page.get_by_role("option", name="a/last.ckpt").click()
         page.get_by_role("option", name="drums.ckpt").click()
         page.locator("#about").get_by_role("alert").wait_for()
-        models.press("Backspace")
+        picked.press("Backspace")
         page.locator("#about").get_by_role("alert").wait_for(state="detached")
         assert not page.get_by_label("How the models are combined").is_visible()
-        models.press_sequentially("b/last")
-        models.press("Enter")
+        picked.press_sequentially("b/last")
+        picked.press("Enter")
         page.get_by_label("How the models are combined").wait_for()
         page.keyboard.press("Escape")
         unlabelled = page.evaluate(

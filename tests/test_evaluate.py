@@ -32,7 +32,8 @@ from frametx.evaluate import (
 )
 from frametx.execution import Execution, choose_device
 from frametx.metrics.summary import Summary
-from frametx.pipeline import Pipeline, SeparationOptions
+from frametx.pipeline import Pipeline
+from frametx.separation_options import SeparationOptions
 from frametx.separator import SpectrogramSeparator
 
 RATE = 8000  # Hz

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from frametx.audio.tags import Picture, Tags, read_tags, write_tags
 from frametx.execution import Execution
-from frametx.pipeline import Pipeline, SeparationOptions
+from frametx.pipeline import Pipeline
+from frametx.separation_options import SeparationOptions
 from frametx.songs import Job
 from frametx.to_files import FileOptions, FileReport, separate_song
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from frametx.loading import load as load
-    from frametx.pipeline import Augmentation as Augmentation
     from frametx.pipeline import Pipeline as Pipeline
-    from frametx.pipeline import SeparationOptions as SeparationOptions
-    from frametx.pipeline import VocalFree as VocalFree
+    from frametx.separation_options import Augmentation as Augmentation
+    from frametx.separation_options import SeparationOptions as SeparationOptions
+    from frametx.separation_options import VocalFree as VocalFree
 
 __version__ = "0.1.0"
 __all__ = ["Augmentation", "Pipeline", "SeparationOptions", "VocalFree", "load"]
@@ -32,5 +32,6 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'frametx' has no attribute {name!r}")
     # by name, because the layers below take their version from here
-    home = "frametx.loading" if name == "load" else "frametx.pipeline"
+    homes = {"load": "frametx.loading", "Pipeline": "frametx.pipeline"}
+    home = homes.get(name, "frametx.separation_options")
     return getattr(importlib.import_module(home), name)

@@ -108,20 +108,28 @@ class Studio:
     """Takes songs apart, one at a time, and keeps the models for the next one.
 
     Args:
-        checkpoints: by name.
+        sources: checkpoints, and folders with such, see `find_checkpoints`.
         device: of the networks.
         output: folder for the stems; made if missing.
+
+    Raises:
+        FileNotFoundError: if a source is not there.
+        ValueError: if there is no checkpoint in any.
     """
 
-    def __init__(
-        self, *, checkpoints: Mapping[str, Path], device: torch.device, output: Path
-    ) -> None:
-        self.checkpoints = dict(checkpoints)
+    def __init__(self, *, sources: Sequence[Path], device: torch.device, output: Path) -> None:
+        self.sources = tuple(sources)
+        self.checkpoints = find_checkpoints(sources)
         self.device = device
         self.output = output
         self._loaded: OrderedDict[tuple[Path, int, int], Separator] = OrderedDict()
         self._loading = threading.Lock()
         self._turns: list[object] = []  # of the songs, the first being worked on
+
+    def look_again(self) -> None:
+        """Find the checkpoints that were written in the meantime."""
+        with suppress(FileNotFoundError, ValueError):  # all are gone: what was there is refused
+            self.checkpoints = find_checkpoints(self.sources)
 
     def describe(self, names: Sequence[str]) -> list[str]:
         """A line for each checkpoint: what it separates, at which rate, with which network.
@@ -279,7 +287,7 @@ class Studio:
             members: list[Separator] = []
             for name in names:
                 if name not in self.checkpoints:
-                    raise ValueError(f"{name} is no model of this page: load the page again")
+                    raise ValueError(f"{name} is not there any more: load the page again")
                 path = self.checkpoints[name]
                 stat = path.stat()
                 key = (path, stat.st_mtime_ns, stat.st_size)  # training may write it anew

@@ -11,7 +11,8 @@ from torch import nn
 from frametx.checkpoint import load_separator
 from frametx.execution import Execution, choose_device, choose_precision
 from frametx.faithful import OriginalOptions
-from frametx.pipeline import Augmentation, Pipeline, SeparationOptions, VocalFree
+from frametx.pipeline import Pipeline
+from frametx.separation_options import Augmentation, SeparationOptions, VocalFree
 from frametx.separator import Separator, SpectrogramSeparator
 
 TOP_BINS = ("copy", "zero")
