@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Complex, Float
-from openunmix.filtering import wiener
 from torch import Tensor
 
 from frametx.audio.chunking import Chunk, OverlapAdder, Splitter
@@ -163,6 +162,8 @@ class Wiener:
         return settled
 
     def _em(self, mixture: Tensor, stems: Tensor) -> Tensor:
+        from openunmix.filtering import wiener  # loads torchaudio, which nothing else here needs
+
         given = torch.view_as_real(rearrange(mixture, "c f t -> t f c").contiguous())
         sizes = rearrange(stems.abs(), "s c f t -> t f c s")
         peak = given.abs().max()

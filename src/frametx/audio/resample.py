@@ -2,7 +2,6 @@
 
 import soxr
 import torch
-import torchaudio.functional as AF
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,6 +23,9 @@ def resample(waveform: Float[Tensor, "*any L"], orig: int, new: int) -> Float[Te
     """
     if orig == new:
         return waveform
+    # Slow to load, and streams, all that separating a song needs, are resampled without it.
+    import torchaudio.functional as AF
+
     return AF.resample(waveform, orig, new)
 
 
