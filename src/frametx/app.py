@@ -18,7 +18,7 @@ from types import FrameType
 
 from omegaconf import DictConfig, ListConfig
 
-from frametx.app_studio import Studio, find_checkpoints
+from frametx.app_studio import Studio
 from frametx.config import hydra_main
 from frametx.execution import choose_device
 
@@ -40,11 +40,13 @@ def serve(cfg: DictConfig) -> None:
         ModuleNotFoundError: if gradio is not installed.
     """
     listed = cfg.ckpts if isinstance(cfg.ckpts, ListConfig) else [cfg.ckpts]
-    checkpoints = find_checkpoints([Path(str(path)).expanduser() for path in listed])
+    sources = [Path(str(path)).expanduser() for path in listed]
     device = choose_device(str(cfg.device))
     host = str(cfg.host)
     port = choose_port(host, None if cfg.port is None else int(cfg.port))
     with working_folder() as folder:
+        output = folder / "stems" if cfg.output is None else Path(str(cfg.output)).expanduser()
+        studio = Studio(sources=sources, device=device, output=output)
         # Gradio reads these when it is imported.
         os.environ.update(NO_REQUESTS, GRADIO_TEMP_DIR=str(folder / "uploads"))
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it names each request to itself
@@ -54,9 +56,7 @@ def serve(cfg: DictConfig) -> None:
             raise ModuleNotFoundError(
                 f"the page needs the package {error.name}: pip install 'frametx[app]'"
             ) from error
-        output = folder / "stems" if cfg.output is None else Path(str(cfg.output)).expanduser()
         output.mkdir(parents=True, exist_ok=True)
-        studio = Studio(checkpoints=checkpoints, device=device, output=output)
         sessions = Sessions(is_kept=cfg.output is not None)
         page = build_page(studio, sessions)
         page.queue()
@@ -74,7 +74,9 @@ def serve(cfg: DictConfig) -> None:
             theme=theme(),
             css=CSS,
         )
-        print(f"{len(checkpoints)} model(s), on {device}: {url(host, port)} (Ctrl-C ends it)")
+        print(
+            f"{len(studio.checkpoints)} model(s), on {device}: {url(host, port)} (Ctrl-C ends it)"
+        )
         if not is_loopback(host):
             print(f"host={host}: everybody in the network can use this page", flush=True)
         try:
@@ -138,7 +140,7 @@ def url(host: str, port: int) -> str:
 @contextmanager
 def working_folder() -> Iterator[Path]:
     """A folder for uploads and stems, for this user's eyes, deleted at the end."""
-    with tempfile.TemporaryDirectory(prefix="frametx-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="frametx-app-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 

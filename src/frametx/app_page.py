@@ -99,6 +99,10 @@ def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
         def picked(names: list[str]) -> tuple[str, Any]:
             return described(studio, names), gr.update(visible=len(names) > 1)
 
+        def opened() -> Any:
+            studio.look_again()
+            return gr.update(choices=list(studio.checkpoints))
+
         def begin(request: gr.Request) -> tuple[str, str, Any, Any]:
             sessions.begin(str(request.session_hash))
             return told("starting"), "", gr.update(interactive=False), gr.update(interactive=True)
@@ -120,6 +124,7 @@ def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
         chosen += [aggressiveness, wiener, vocal_free, augmentation]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gr.on([models.change, page.load], picked, models, [about, rule], **private)
+        page.load(opened, None, models, **private)
         began = start.click(begin, None, [status, results, start, stop], queue=False, **private)
         ran = began.then(run, chosen, [status, results], concurrency_limit=None, **private)
         ran.then(end, None, [start, stop], queue=False, **private)
