@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from frametx.checkpoint import load_separator, save_separator
 from frametx.config import conf_dir, quote_path
 from frametx.execution import choose_device
-from frametx.separate import Report, main, separate
+from frametx.separate import Estimate, Report, in_minutes, main, separate
+from frametx.songs import Song, plan
 from frametx.to_files import FileReport
 
 SEPARATOR = {
@@ -284,3 +285,15 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path, ckpt: Path) -> Non
     short, long = peak_bytes(5), peak_bytes(60)
     assert long < 1.5e9
     assert long < short + 1e8  # 55 minutes of samples, held once, would be twelve times as much
+
+
+def test_the_time_of_all_songs_is_estimated_once_from_what_was_seen(tmp_path: Path) -> None:
+    jobs = plan(
+        [Song(song(tmp_path / f"{n}.wav", length=441_000), Path(f"{n}.wav")) for n in range(30)],
+        tmp_path / "out",
+    )
+    estimate = Estimate(jobs)
+    told = [estimate.after(*now) for now in ((0, 0), (1, 20), (2, 21), (4, 26), (5, 40))]
+    # 3 s of audio took 6 s; how long the first second took says nothing
+    assert told == [None, None, None, "about 10 min for 5 min of audio in 30 file(s)", None]
+    assert (in_minutes(89), in_minutes(5_000), in_minutes(9_000)) == ("89 s", "83 min", "2.5 h")

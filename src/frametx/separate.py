@@ -10,6 +10,7 @@ float). Only with faithful=true, with clipping=clip where a stem is clipped (cou
 scaled with clipping=scale, or in mp3 and ogg, they do not.
 """
 
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -29,7 +31,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from frametx.audio.io import probe
-from frametx.audio.stem_files import CLIPPINGS, FORMATS
+from frametx.audio.stem_files import CLIPPINGS, FORMATS, missing_folders, remove_empty
 from frametx.audio.tags import read_tags
 from frametx.config import hydra_main, one_line, plain
 from frametx.loading import (
@@ -40,7 +42,7 @@ from frametx.loading import (
     num_parameters,
 )
 from frametx.pipeline import Pipeline
-from frametx.songs import Job, Song, find_songs, plan, read_album, spool
+from frametx.songs import Job, Song, at_home, find_songs, plan, read_album, spool
 from frametx.to_files import FileOptions, FileReport, separate_song
 
 SECONDS_BEFORE_ESTIMATE = 5.0  # of work, before the time of all is worth a guess
@@ -62,6 +64,7 @@ class Report:
     stopped_by: int | None = None  # number of the signal
     notes: list[str] = field(default_factory=list)
     files: list[FileReport] = field(default_factory=list)
+    lost: str | None = None  # why the report itself could not be written
 
     def count(self, status: str) -> int:
         """How many files have this status."""
@@ -72,17 +75,36 @@ class Report:
         """0 when nothing failed, 1 when some files failed, 128 + signal when stopped."""
         if self.stopped_by is not None:
             return 128 + self.stopped_by
-        return 1 if self.count("failed") else 0
+        return 1 if self.count("failed") or self.lost is not None else 0
+
+    def stop(self, by: KeyboardInterrupt, jobs: Sequence[Job]) -> None:
+        """Take down what ended the run, and the songs that were not finished by then."""
+        self.stopped_by = signal_of(by)
+        for job in jobs[len(self.files) :]:
+            self.files.append(FileReport(input=str(job.source), status="interrupted"))
 
     def write(self, path: Path) -> None:
-        """Write the report as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the report as JSON that any parser takes.
+
+        Raises:
+            OSError: if the disk does not take it.
+        """
+        values = asdict(self)
+        del values["lost"]
+        text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
         part = path.with_name(f".{os.getpid():x}.report.part")
+        missing = missing_folders(path)
         try:
-            part.write_text(json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Bytes of a name that are no UTF-8 become "\\udcff", as JSON has no way to hold them.
+            part.write_bytes(text.encode("utf-8", "backslashreplace") + b"\n")
             part.replace(path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            remove_empty(missing)
 
 
 def separate(cfg: DictConfig) -> Report:
@@ -94,8 +116,8 @@ def separate(cfg: DictConfig) -> Report:
     """
     values = plain(cfg, CONFIG_KEYS)
     to_stdout = str(cfg.output) == "-"
-    console = Console(highlight=False, soft_wrap=True, stderr=to_stdout)
-    path = None if cfg.report is None else Path(str(cfg.report)).expanduser()
+    console = Console(highlight=False, soft_wrap=True, emoji=False, stderr=to_stdout)
+    path = None if cfg.report is None else at_home(str(cfg.report))
     with found_songs(cfg) as (songs, output):
         if str(cfg.report) == f"{cfg.output}/report.json":
             path = output / "report.json"  # an album's list may name another output
@@ -110,16 +132,32 @@ def separate(cfg: DictConfig) -> Report:
             )
         report = describe(cfg, pipeline)
         report.notes = notes
-        console.print(in_words(report, jobs, pipeline), markup=False)
-        separate_all(pipeline, jobs, options, report, console)
-        statuses = ("done", "copied", "skipped", "failed", "interrupted")
-        console.print(", ".join(f"{report.count(s)} {s}" for s in statuses if report.count(s)))
+        try:
+            say(in_words(report, jobs, pipeline), console)
+            separate_all(pipeline, jobs, options, report, console)
+        except KeyboardInterrupt as stop:
+            report.stop(stop, jobs)
         if to_stdout and report.exit_code == 0:
             send(Path(next(iter(report.files[0].outputs.values()))))
     if path is not None and not to_stdout:
-        report.write(path)
-        console.print(f"report: {path}", markup=False)
+        save(report, path)
+    statuses = ("done", "copied", "skipped", "failed", "interrupted")
+    say(", ".join(f"{report.count(s)} {s}" for s in statuses if report.count(s)), console)
+    if path is not None and not to_stdout:
+        say(f"report: {path if report.lost is None else report.lost}", console)
     return report
+
+
+def save(report: Report, path: Path) -> None:
+    """Write the report; a disk that does not take it costs the exit code 0, not the songs."""
+    try:
+        try:
+            report.write(path)
+        except KeyboardInterrupt as stop:
+            report.stopped_by = signal_of(stop)
+            report.write(path)
+    except OSError as error:
+        report.lost = one_line(error)
 
 
 @contextmanager
@@ -129,19 +167,34 @@ def found_songs(cfg: DictConfig) -> Iterator[tuple[Sequence[Song], Path]]:
     Raises:
         ValueError: if there is no song.
     """
-    wanted, output = str(cfg.input), Path(str(cfg.output)).expanduser()
+    wanted, output = str(cfg.input), at_home(str(cfg.output))
     with tempfile.TemporaryDirectory(prefix="frametx-") as folder:
         if str(output) == "-":
             output = Path(folder) / "stdout"
         if wanted == "-":
+            if sys.stdin is None:
+                raise ValueError("input=-: the standard input is closed: pipe a song into it")
             with spool(sys.stdin.buffer) as song:
                 yield [Song(song, Path(song.name))], output
-        elif wanted.lower().endswith(".json") and Path(wanted).expanduser().is_file():
+        elif wanted.lower().endswith(".json") and at_home(wanted).is_file():
             album = read_album(wanted)
             is_chosen = cfg.output != "separated"  # a folder on the command line comes first
-            yield album.songs, output if is_chosen or album.output is None else album.output
+            output = output if is_chosen or album.output is None else album.output
+            check_output(output)
+            yield album.songs, output
         else:
+            check_output(output)
             yield find_songs(wanted, output), output
+
+
+def check_output(output: Path) -> None:
+    """Refuse what can never become a folder, before the model is loaded.
+
+    Raises:
+        ValueError: if there is a file, or a link that leads nowhere.
+    """
+    if os.path.lexists(output) and not output.is_dir():
+        raise ValueError(f"output={output} is no folder: choose another, or delete what is there")
 
 
 def separate_all(
@@ -161,42 +214,48 @@ def separate_all(
     )
     estimate = Estimate(jobs)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        try:
-            for number, job in enumerate(jobs, start=1):
-                name = f"{number}/{len(jobs)} {job.source.name}"
-                task = progress.add_task(name, total=None, speed="")
+        for number, job in enumerate(jobs, start=1):
+            name = in_one_line(f"{number}/{len(jobs)} {job.source.name}")
+            task = progress.add_task(name, total=None, speed="")
 
-                def show(done_s: float, total_s: float, spent_s: float, task=task) -> None:
-                    speed = f"real-time factor {spent_s / done_s:.2f}" if done_s else ""
-                    progress.update(task, completed=done_s, total=total_s, speed=speed)
-                    if (said := estimate.after(done_s, spent_s)) is not None:
-                        console.print(said)
+            def show(done_s: float, total_s: float, spent_s: float, task=task) -> None:
+                speed = f"real-time factor {spent_s / done_s:.2f}" if done_s else ""
+                progress.update(task, completed=done_s, total=total_s, speed=speed)
+                if (said := estimate.after(done_s, spent_s)) is not None:
+                    say(said, console)
 
-                file = try_to_separate(pipeline, job, options, show)
-                report.files.append(file)
-                progress.remove_task(task)
-                console.print(one_file(file), markup=False)
-        except KeyboardInterrupt as stop:
-            report.stopped_by = int(stop.args[0]) if stop.args else int(signal.SIGINT)
-            for job in jobs[len(report.files) :]:
-                report.files.append(FileReport(input=str(job.source), status="interrupted"))
+            file = try_to_separate(pipeline, job, options, show)
+            report.files.append(file)
+            progress.remove_task(task)
+            say(one_file(file), console)
 
 
 class Estimate:
-    """Says once how long all songs will take, when enough of the first has been seen."""
+    """Says once how long all songs will take, when enough of the first has been seen.
+
+    The first blocks come late, because whole chunks are separated ahead of them: time is taken
+    from the first block on.
+    """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
+        self._first: tuple[float, float] | None = None
         self._said = False
 
     def after(self, done_s: float, spent_s: float) -> str | None:
         """The estimate, after seconds of audio took seconds of work; None if it is not time."""
-        if self._said or not done_s or spent_s < SECONDS_BEFORE_ESTIMATE:
+        if self._said or not done_s:
+            return None
+        if self._first is None or done_s < self._first[0]:  # the next song
+            self._first = (done_s, spent_s)
+            return None
+        seen_s, took_s = done_s - self._first[0], spent_s - self._first[1]
+        if took_s < SECONDS_BEFORE_ESTIMATE or not seen_s:
             return None
         self._said = True
         total_s = sum(map(audio_seconds, self._jobs))
         return (
-            f"about {in_minutes(total_s * spent_s / done_s)} for {in_minutes(total_s)} of audio "
+            f"about {in_minutes(total_s * took_s / seen_s)} for {in_minutes(total_s)} of audio "
             f"in {len(self._jobs)} file(s)"
         )
 
@@ -215,16 +274,22 @@ def try_to_separate(pipeline: Pipeline, job: Job, options: FileOptions, show) ->
     """Separate one song; whatever goes wrong with it becomes the reason in its report."""
     try:
         return separate_song(pipeline, job, options, show)
-    except torch.OutOfMemoryError as error:
-        reason = one_line(error)
-    except (ValueError, OSError) as error:
-        reason = one_line(error)
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        reason = reason_of(error, job.source)
     except Exception as error:
         # A defect of ours, which must not cost the user the other songs of a night's run.
-        reason = f"{type(error).__name__}: {one_line(error)}"
+        reason = f"{type(error).__name__}: {reason_of(error, job.source)}"
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
     return FileReport(input=str(job.source), status="failed", reason=reason)
+
+
+def reason_of(error: Exception, source: Path) -> str:
+    """What went wrong, in one line; the song itself is named beside it already."""
+    message = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return in_one_line(" ".join(message.removeprefix(f"{source}: ").split()))
 
 
 def file_options(cfg: DictConfig, pipeline: Pipeline) -> FileOptions:
@@ -301,7 +366,27 @@ def send(stem: Path) -> None:
 def tell(said: str, notes: list[str], console: Console) -> None:
     """Keep for the report, and say at once."""
     notes.append(said)
-    console.print(said, markup=False)
+    say(said, console)
+
+
+def say(said: str, console: Console) -> None:
+    """One line on the terminal, whatever the names in it hold."""
+    console.print(in_one_line(said), markup=False)
+
+
+def in_one_line(text: str) -> str:
+    """Text with a backslash for what moves a cursor, and for bytes that are no UTF-8."""
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+        else char
+        for char in text
+    )
+
+
+def signal_of(stop: KeyboardInterrupt) -> int:
+    """The number of the signal that ended the run."""
+    return int(stop.args[0]) if stop.args else int(signal.SIGINT)
 
 
 def in_minutes(seconds: float) -> str:
@@ -317,7 +402,8 @@ def one_file(file: FileReport) -> str:
     speed = (
         "" if file.real_time_factor is None else f" (real-time factor {file.real_time_factor:.2f})"
     )
-    said = "; ".join([*([file.reason] if file.reason else []), *file.notes, *clipped])
+    notes = [note.removeprefix(f"{file.input}: ") for note in file.notes]
+    said = "; ".join([*([file.reason] if file.reason else []), *notes, *clipped])
     return f"{file.status}: {file.input}{speed}{': ' if said else ''}{said}"
 
 
@@ -330,10 +416,12 @@ def stop(number: int, frame: FrameType | None) -> None:
 def main(cfg: DictConfig) -> int:
     """One run; the exit code is the report's."""
     signal.signal(signal.SIGTERM, stop)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a name's letters
     try:
         return separate(cfg).exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as by:
+        return 128 + signal_of(by)
 
 
 if __name__ == "__main__":
