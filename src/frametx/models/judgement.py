@@ -1,4 +1,12 @@
-"""What a discriminator says about the spectrograms it is shown."""
+"""What a discriminator says about the magnitudes it is shown.
+
+A discriminator is made of `in_channels`, `num_bins` and sizes of its own, and shown magnitudes
+`B C F T`. A conditional one is shown the mixture on the first channels and what it judges behind.
+
+All of them can be differentiated twice, as gradient penalties need. Only torch's fused attention
+cannot: whoever takes a penalty calls `use_backend(discriminator, "materialised")` first, see
+`frametx.nn.residual_scores`.
+"""
 
 from typing import NamedTuple
 
@@ -11,7 +19,8 @@ class Judgement(NamedTuple):
     Attributes:
         logits: one map of patches for every scale, `B C F T` with axes of their own: above zero
             where the patch looks real.
-        features: inner activations `B C F T`, in the order they were made, for feature matching.
+        features: inner activations in the order they were made, for feature matching. They are
+            laid out as inside the network, frames before bins.
     """
 
     logits: list[Tensor]

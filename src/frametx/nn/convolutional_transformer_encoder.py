@@ -21,12 +21,19 @@ class ConvolutionalTransformerEncoder(Block):
         restarts_residual: add the attention to what entered the block instead of to the running
             stream, so that the first three branches reach the output only through the attention's
             input. The original does so; nothing speaks for it but its weights.
+        attention_kernel_size: of the projections of the attention; odd.
 
     Source: So et al., "The Evolved Transformer", 2019, for the order of the branches.
     """
 
     def __init__(
-        self, *, num_channels: int, num_heads: int, dropout: float, restarts_residual: bool
+        self,
+        *,
+        num_channels: int,
+        num_heads: int,
+        dropout: float,
+        restarts_residual: bool,
+        attention_kernel_size: int = 3,
     ) -> None:
         super().__init__()
         c = num_channels
@@ -40,7 +47,9 @@ class ConvolutionalTransformerEncoder(Block):
         self.norm_context = ChannelNorm(num_channels=c)
         self.context = _separable_conv(c, kernel_size=9)
         self.norm_attention = ChannelNorm(num_channels=c)
-        self.attention = ConvolutionalMultiheadAttention(num_channels=c, num_heads=num_heads)
+        self.attention = ConvolutionalMultiheadAttention(
+            num_channels=c, num_heads=num_heads, kernel_size=attention_kernel_size
+        )
         self.norm_expand = ChannelNorm(num_channels=c)
         self.expand = nn.Conv2d(c, 4 * c, 3, padding=1)
         self.contract = nn.Conv2d(4 * c, c, 3, padding=1)
