@@ -102,12 +102,14 @@ class Behind(Generic[Item]):
         trace: TracebackType | None,
     ) -> None:
         """Wait until all is done; after an error, only until the item at hand is."""
-        if kind is not None:
-            self._stopped.set()
-        else:
-            with suppress(BaseException):
+        try:
+            if kind is None:
                 self.give(cast(Item, END))
-        self._thread.join()
+                self._thread.join()
+        finally:
+            # Also where Ctrl-C ends the waiting: the thread must not go on with what is taken away.
+            self._stopped.set()
+            self._thread.join()
         if kind is None and self._error is not None:
             raise self._error
 
