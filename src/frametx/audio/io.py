@@ -140,6 +140,8 @@ def read_blocks(path: Path | str, *, block_samples: int) -> Iterator[Float[Tenso
             _check_finite(samples, path, at, file.samplerate)
             yield torch.from_numpy(samples).T.contiguous()
             at += len(samples)
+        if at == 0:
+            raise ValueError(f"{path}: holds no samples that can be decoded")
         # An MP3 counts frames, not samples, and decoders differ by a few: only a gap is an error.
         tolerated = file.samplerate if file.format == "MP3" else 0
         if at + tolerated < file.frames:
@@ -255,7 +257,7 @@ class AudioWriter:
     def discard(self) -> None:
         """Delete what was written; nothing happens where that is already gone."""
         if self._file is not None:
-            with suppress(sf.LibsndfileError):
+            with suppress(sf.LibsndfileError, OSError):
                 self._file.close()
             self._file = None
         self.part.unlink(missing_ok=True)
@@ -322,6 +324,8 @@ def _opened(path: Path) -> sf.SoundFile:
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: is empty")
+    with path.open("rb"):  # says why where it cannot: libsndfile does not
+        pass
     try:
         return sf.SoundFile(path)
     except sf.LibsndfileError as error:
