@@ -151,6 +151,7 @@ def copy_as_stem(source: Path, path: Path) -> Path:
     target = with_suffix(path, source.suffix)
     _check_apart(source, [target])
     part = target.with_name(f".{os.getpid():x}-{secrets.token_hex(4)}.part")
+    missing = missing_folders(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, part)
@@ -160,7 +161,20 @@ def copy_as_stem(source: Path, path: Path) -> Path:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        remove_empty(missing)
     return target
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """The folders above a file that are not there yet, the lowest first."""
+    return [folder for folder in path.parents if not folder.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Take back folders, the lowest first, but for those that hold something."""
+    for folder in sorted(folders, key=lambda p: -len(p.parts)):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _check_apart(source: Path, targets: Iterable[Path]) -> None:
@@ -284,15 +298,15 @@ class StemFiles:
         """
         try:
             for path in self._paths.values():
-                missing = [p for p in path.parents if not p.exists()]
-                path.parent.mkdir(parents=True, exist_ok=True)
+                missing = missing_folders(path)
                 self._new_folders += [p for p in missing if p not in self._new_folders]
+                path.parent.mkdir(parents=True, exist_ok=True)
             for stem in self._paths:
                 if self._is_encoded_later:
                     self._floats.add(stem)
-                    self._writers[stem] = self._opened(stem, *self._float_wav)
+                    self._open(stem, *self._float_wav)
                 else:
-                    self._writers[stem] = self._opened(stem, *self._wanted)
+                    self._open(stem, *self._wanted)
         except BaseException:
             self._discard()
             raise
@@ -362,16 +376,21 @@ class StemFiles:
         is_exact = self.format.subtype in INTEGER_BITS
         return self._is_bounded and not is_exact and self._clipping != "clip"
 
-    def _opened(self, stem: str, container: str, subtype: str, suffix: str) -> AudioWriter:
+    def _open(self, stem: str, container: str, subtype: str, suffix: str) -> AudioWriter:
+        """Begin a stem's file, in place of another one that is to be discarded."""
         tags = self._tags_of(stem)
-        return AudioWriter(
+        writer = AudioWriter(
             with_suffix(self._paths[stem], suffix),
             sample_rate=self._info.sample_rate,
             num_channels=self._info.num_channels,
             format=container,
             subtype=subtype,
             tags=libsndfile_tags(tags) if tags and container in LIBSNDFILE_FORMATS else None,
-        ).__enter__()
+        )
+        if stem in self._writers:
+            self._replaced.append(self._writers[stem])
+        self._writers[stem] = writer  # before there is a file, so that none can be forgotten
+        return writer.__enter__()
 
     def _tags_of(self, stem: str) -> Tags | None:
         return None if self._tags is None else tags_for_stem(self._tags, stem)
@@ -400,8 +419,7 @@ class StemFiles:
                 continue
             before = self._writers[stem]
             before.close()
-            self._writers[stem] = self._opened(stem, *self._float_wav)
-            self._replaced.append(before)
+            self._open(stem, *self._float_wav)
             self._floats.add(stem)
             if before.num_samples:  # a flac of none is no file that can be read
                 for block in read_blocks(before.part, block_samples=WRITE_SAMPLES):
@@ -442,9 +460,8 @@ class StemFiles:
         if not stems:
             return
         floats = [self._writers[stem] for stem in stems]
-        self._replaced += floats
         for stem in stems:
-            self._writers[stem] = self._opened(stem, *self._wanted)
+            self._open(stem, *self._wanted)
             self._floats.discard(stem)
         # The remainder can make up for the others only where all of them are there.
         is_whole = len(stems) == len(self._stems) and self._remainder is not None
@@ -496,6 +513,4 @@ class StemFiles:
         for writer in [*self._writers.values(), *self._replaced]:
             writer.discard()
         if with_folders:
-            for folder in sorted(self._new_folders, key=lambda p: -len(p.parts)):
-                with suppress(OSError):  # there is something else in it
-                    folder.rmdir()
+            remove_empty(self._new_folders)
