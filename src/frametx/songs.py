@@ -6,6 +6,7 @@ import os
 import shutil
 import string
 import tempfile
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ def find_songs(wanted: str, output: Path) -> list[Song]:
     Raises:
         ValueError: if there is none, or if stems would be taken for songs the next time.
     """
-    path = Path(wanted).expanduser()
+    path = at_home(wanted)
     if _is_file(path):
         return [Song(path, Path(path.name))]
     base = path
@@ -129,10 +130,10 @@ def read_album(path: Path | str) -> Album:
         FileNotFoundError: if there is no such JSON file.
         ValueError: if it is no such list, or names a file that is not there or is named before.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     try:
         album: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is not JSON: {' '.join(str(error).split())}") from error
     if not isinstance(album, dict):
         raise ValueError(f'{path}: must hold {{"convert": [files], "copy": [files]}}')
@@ -140,7 +141,7 @@ def read_album(path: Path | str) -> Album:
     if unknown:
         raise ValueError(f"{path}: knows output, convert and copy, but not {', '.join(unknown)}")
     output = album.get("output")
-    if not (output is None or isinstance(output, str)):
+    if not (output is None or (isinstance(output, str) and _is_name(output))):
         raise ValueError(f"{path}: output ({output}) must be the name of a folder")
     songs: list[Song] = []
     taken: set[str] = set()
@@ -149,7 +150,7 @@ def read_album(path: Path | str) -> Album:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{path}: {key} must be a list of file names")
         for name in names:
-            source = path.parent / Path(name).expanduser()
+            source = path.parent / at_home(name)
             if not _is_file(source):
                 raise ValueError(f"{path}: {key} names {name}, and there is no file {source}")
             if (real := os.path.realpath(source)) in taken:
@@ -160,7 +161,7 @@ def read_album(path: Path | str) -> Album:
             songs.append(Song(source, below, is_instrumental=key == "copy"))
     if not songs:
         raise ValueError(f"{path}: names no song: list files in convert or copy")
-    return Album(tuple(songs), None if output is None else path.parent / Path(output).expanduser())
+    return Album(tuple(songs), None if output is None else path.parent / at_home(output))
 
 
 @contextmanager
@@ -192,6 +193,8 @@ def plan(
 ) -> list[Job]:
     """Where the stems of each song go; songs that differ only in their suffix keep it.
 
+    Of two whose names only some disks tell apart (A.wav, a.wav) the second gets a mark (~1f2e3d4c).
+
     Args:
         songs: their jobs come in the same order.
         output: the folder of all.
@@ -208,13 +211,12 @@ def plan(
     """
     fields = _fields(name)
     songs = list(songs)
-    # Compared without case, because some file systems do not tell it apart.
-    alike = Counter(str(song.below.with_suffix("")).casefold() for song in songs)
-    taken: dict[str, Song] = {}
+    alike = Counter(_on_any_disk(str(song.below.with_suffix(""))) for song in songs)
+    taken: dict[str, tuple[Song, str]] = {}
     jobs: list[Job] = []
     for song in songs:
         bare = song.below.with_suffix("")
-        is_alone = alike[str(bare).casefold()] == 1
+        is_alone = alike[_on_any_disk(str(bare))] == 1
         values = {
             "folder": "/".join(song.below.parent.parts),
             "song": _own_name(song.below.stem if is_alone else song.below.name),
@@ -224,11 +226,15 @@ def plan(
         if fields & set(TAG_FIELDS):
             text = tags_of(song.source) if tags_of is not None else {}
             values |= _from_tags(text, values["song"])
-        parts = [part for part in name.format_map(values).split("/") if part]
+        pattern = _filled(name, values)
+        other, theirs = taken.setdefault(_on_any_disk(pattern), (song, pattern))
+        if other is not song and pattern != theirs:  # the very letters tell them apart
+            mark = hashlib.sha256(os.fsencode(song.below)).hexdigest()[:8]
+            pattern = _filled(name, values | {"song": f"{values['song']}~{mark}"})
+            other, theirs = taken.setdefault(_on_any_disk(pattern), (song, pattern))
+        parts = pattern.split("/")
         if ".." in parts:
-            raise ValueError(f"name={name} gives {'/'.join(parts)}, which leads out of the output")
-        pattern = "/".join(parts)
-        other = taken.setdefault(pattern.casefold(), song)
+            raise ValueError(f"name={name} gives {pattern}, which leads out of the output")
         if other is not song:
             shown = output / pattern.removesuffix(f"/{STEM}").replace(STEM, "{stem}")
             raise ValueError(
@@ -246,6 +252,15 @@ def plan(
             )
         )
     return jobs
+
+
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    return "/".join(part for part in name.format_map(values).split("/") if part)
+
+
+def _on_any_disk(name: str) -> str:
+    """What two names share if a file system may take them for one: case, and accents' spelling."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def _fields(name: str) -> set[str]:
@@ -326,6 +341,22 @@ def _files_below(root: Path) -> Iterator[Path]:
         yield root
     for folder, _, names in os.walk(root):
         yield from (Path(folder) / name for name in names)
+
+
+def at_home(path: Path | str) -> Path:
+    """A path with `~` filled in; a name that begins so and is no user's stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def _is_name(text: str) -> bool:
+    """Whether a file system takes a path: JSON may hold more than that."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_file(path: Path) -> bool:
