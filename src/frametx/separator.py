@@ -120,6 +120,8 @@ class SpectrogramSeparator(nn.Module):
         self.head = str(getattr(network, "head", "mask"))
         self.frame_multiple = int(getattr(network, "frame_multiple", 1))
         self.crop_frames = int(getattr(network, "crop_frames", 0))
+        self._keeps_vocal_bands = False
+        self._vocal_bands: Tensor | None = None
         self.num_past_frames = int(getattr(network, "num_past_crops", 0)) * self.crop_frames
         if self.num_past_frames and len(stems) - (complement is not None) != 1:
             raise ValueError(
@@ -204,10 +206,44 @@ class SpectrogramSeparator(nn.Module):
         low, high = self.input_range
         given = scaled if (low, high) == (0, 1) else low + (high - low) * scaled
         given = F.pad(given, (0, -num_frames % self.frame_multiple), value=low)
-        answer = self.network(given)[..., :num_frames].to(scaled.dtype)
+        answer = self._answer(given, num_frames=num_frames).to(scaled.dtype)
         if self.head == "mask":
             return torch.sigmoid(answer)
         # as a factor, because the estimate takes the phase of the mixture
         mixture = scaled[:, :num_channels]
         num_stems = answer.shape[1] // mixture.shape[1]
         return answer / mixture.clamp_min(_SILENCE).repeat(1, num_stems, 1, 1)
+
+    def keep_vocal_bands(self) -> None:
+        """From now on keep in training what the network's side output says, for a loss to take.
+
+        Raises:
+            ValueError: if the network has no such output.
+        """
+        if getattr(self.network, "vocal_bands", None) is None:
+            raise ValueError(
+                f"{type(self.network).__name__} has no side output that says where somebody sings: "
+                "take model=asym_unet_mct_generator, or model.has_vocal_bands=true, or a loss "
+                "without the vocal-band term"
+            )
+        self._keeps_vocal_bands = True
+
+    def take_vocal_bands(self) -> Float[Tensor, "B C_out F_bridge T"]:
+        """Logits of singing in the last mixtures seen in training, handed over once."""
+        kept, self._vocal_bands = self._vocal_bands, None
+        if kept is None:
+            raise ValueError(
+                "there are no vocal bands: keep_vocal_bands, and a forward pass in training mode, "
+                "come before each time that they are taken"
+            )
+        return kept
+
+    def _answer(
+        self, given: Float[Tensor, "B C_in F T_filled"], *, num_frames: int
+    ) -> Float[Tensor, "B C_out F T"]:
+        """The network's first output; its second one stays here where it is kept."""
+        if not (self._keeps_vocal_bands and self.training):
+            return self.network(given)[..., :num_frames]
+        answer, bands = self.network.forward_with_vocal_bands(given)
+        self._vocal_bands = bands[..., :num_frames]
+        return answer[..., :num_frames]

@@ -11,10 +11,18 @@ class WeightedSum(nn.Module):
 
     Args:
         terms: named losses of (estimates, stems).
+
+    Raises:
+        ValueError: if there is no term.
     """
 
     def __init__(self, *, terms: Mapping[str, nn.Module]) -> None:
         super().__init__()
+        if not terms:
+            raise ValueError(
+                "loss.terms is empty: add one, as in +loss@loss.terms.mel=mel_l1, or take another "
+                "loss"
+            )
         self.terms = nn.ModuleDict(dict(terms))
 
     def forward(

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from frametx.data.tracks import Mixture
+from frametx.losses.vocal_bands import watch_separator
 from frametx.nn.block import recompute_blocks
 from frametx.nn.residual_scores import use_backend
 from frametx.separator import Separator
@@ -44,7 +45,8 @@ class SeparationModule(L.LightningModule):
             much less memory for about a third more time, and the same numbers.
 
     Raises:
-        ValueError: if there is no such backend, or nothing that could be run again.
+        ValueError: if there is no such backend, or nothing that could be run again, or the loss
+            wants a side output that the network does not have.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class SeparationModule(L.LightningModule):
         super().__init__()
         use_backend(separator, attention)
         recompute_blocks(separator, recomputes=recompute)
+        watch_separator(loss, separator)
         self.automatic_optimization = False
         self.separator = separator
         self.loss = loss
