@@ -36,6 +36,7 @@ USER_ERRORS = (
 )  # a user can act on them
 PATH_KEYS = (
     *("ckpt", "input", "output", "report", "name", "ckpt_path", "init_from", "screen"),
+    "discriminator_init_from",
     *("data.root", "data.vocals", "data.instrumental", "data.exclude", "paths.corpora_dir"),
     *("data.vocals.roots", "data.instrumental.roots", "data.validation.roots"),
 )

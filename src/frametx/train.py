@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from frametx.checkpoint import (
+    load_separator,
     load_weights,
     read_checkpoint,
     recipe,
@@ -53,6 +54,7 @@ def train(cfg: DictConfig) -> Path | None:
     for given in (cfg.init_from, resumed):
         if given is not None:  # also before Lightning resumes: it would not say what does not fit
             load_weights(module.separator, weights_of(read_checkpoint(given)), given)
+    prepare_discriminator(cfg, module, resumed)
     if members:
         load_members(module.separator.members, members, resumed=resumed)
     keep_metrics(Path(cfg.paths.output_dir))
@@ -124,6 +126,38 @@ def load_members(
                 f"{path} is not the member that {resumed} was trained with, and holds: leave out "
                 "members=..., or start a new run with init_from"
             )
+
+
+def prepare_discriminator(cfg: DictConfig, module: Any, resumed: str | None) -> None:
+    """Give the discriminator the encoder of a separator, or see that the resumed run has its like.
+
+    Raises:
+        ValueError: if it cannot start so, or the resumed run was trained with another one or none.
+    """
+    discriminator = getattr(module, "discriminator", None)
+    if resumed is not None:
+        prefix = "discriminator."
+        stored = read_checkpoint(resumed)["state_dict"]
+        weights = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+        if bool(weights) != (discriminator is not None):
+            there, here = ("a", "none") if weights else ("no", "one")
+            raise ValueError(
+                f"{resumed} was trained with {there} discriminator and this run has {here}: resume "
+                "with the same discriminator=..., or start a new run with init_from"
+            )
+        if discriminator is not None:
+            load_weights(discriminator, weights, f"the discriminator in {resumed}")
+    source = cfg.get("discriminator_init_from")
+    if source is None or resumed is not None:
+        return
+    if not hasattr(discriminator, "from_generator"):
+        raise ValueError(
+            f"discriminator_init_from={source}: {type(discriminator).__name__} is no encoder half "
+            "of a separator; take discriminator=frame, or leave it out"
+        )
+    generator = load_separator(source)
+    copied = cast(Any, discriminator).from_generator(cast(Any, generator).network)
+    print(f"discriminator, from {source}\n{copied}", flush=True)
 
 
 def warn_of_missing_past(separator: Any, curriculum: ContextCurriculum) -> None:

@@ -232,7 +232,7 @@ class VocalPresence:
                 f"a discriminator of {logits.shape[1]} maps of logits cannot say in which of "
                 f"{voice.shape[1]} audio channels there is a voice: give it one map, or one of each"
             )
-        mean = F.adaptive_avg_pool2d(voice, logits.shape[-2:])
+        mean = F.adaptive_avg_pool2d(voice, (logits.shape[2], logits.shape[3]))
         return (mean > self.threshold).float()
 
 

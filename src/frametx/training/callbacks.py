@@ -18,8 +18,9 @@ class Ema(EMAWeightAveraging):
 
     Lightning's own copies the module while it still lies on the CPU and would fetch every weight
     from the device in every step. What is validated and saved as `state_dict` is the average.
-    Parameters that do not learn are not averaged but shared: they take memory, and room in a
-    checkpoint, once. Buffers follow those of the module.
+    Parameters that do not learn, and those of parts that the module names in `not_averaged`, are
+    not averaged but shared: they take memory, and room in a checkpoint, once. Buffers follow those
+    of the module.
 
     Args:
         decay: share of the old average that stays at each step.
@@ -34,10 +35,11 @@ class Ema(EMAWeightAveraging):
         """Move the average to where the module now is, but for what it shares with it."""
         average = self._average_model
         assert average is not None
-        for averaged, current in zip(
-            average.module.parameters(), pl_module.parameters(), strict=True
+        left_out = tuple(f"{part}." for part in getattr(pl_module, "not_averaged", ()))
+        for averaged, (name, current) in zip(
+            average.module.parameters(), pl_module.named_parameters(), strict=True
         ):
-            if not current.requires_grad:
+            if not current.requires_grad or name.startswith(left_out):
                 averaged.data = current.data
         average.to(pl_module.device)
         mix = cast(Callable[[Tensor, Tensor, Tensor | int], Tensor], average.avg_fn)
