@@ -1,7 +1,7 @@
 """The original state_dicts of AsymUNetMCT, with and without its vocal-band head."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -56,21 +56,14 @@ def convert(state_dict: Weights, *, num_heads: int | None = None) -> tuple[dict[
     """
     old = dict(state_dict)
     config = _config(old, num_heads=num_heads)
-    blocks: dict[str, tuple[str, Convert]] = {
-        "embedding": ("positional_embedding", convolutional_embedding(join=res_block())),
-        "out": ("out", pointwise),
-    }
     num_levels = len(config["widths"])
-    for level in range(num_levels):
-        blocks[f"encoders.{level}"] = (f"enc{level + 1}.body", res_block())
+    blocks = encoder_blocks(num_levels, num_bridge_layers=config["num_bridge_layers"])
+    blocks["out"] = ("out", pointwise)
     for level in range(num_levels - 1):
         blocks |= {
-            f"encoder_transformers.{level}": (f"enc{level + 1}_transformer", encoder_transformer),
             f"decoders.{level}.body": (f"dec{level + 1}.body", res_block()),
             f"decoder_transformers.{level}": (f"dec{level + 1}_transformer", decoder_transformer),
         }
-    for layer in range(config["num_bridge_layers"]):
-        blocks[f"bridge.{layer}"] = (f"enc{num_levels}_transformer.{layer}", bridge_transformer)
     if config["has_vocal_bands"]:
         blocks |= {
             "vocal_bands.norm": ("vout_norm.norm", affine),
@@ -80,7 +73,63 @@ def convert(state_dict: Weights, *, num_heads: int | None = None) -> tuple[dict[
     return config, convert_blocks(old, blocks)
 
 
-def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
+def encoder_blocks(num_levels: int, *, num_bridge_layers: int) -> dict[str, tuple[str, Convert]]:
+    """The blocks of the encoder half, which the discriminators of that time have too."""
+    blocks: dict[str, tuple[str, Convert]] = {
+        "embedding": ("positional_embedding", convolutional_embedding(join=res_block())),
+    }
+    for level in range(num_levels):
+        blocks[f"encoders.{level}"] = (f"enc{level + 1}.body", res_block())
+    for level in range(num_levels - 1):
+        blocks[f"encoder_transformers.{level}"] = (
+            f"enc{level + 1}_transformer",
+            encoder_transformer,
+        )
+    for layer in range(num_bridge_layers):
+        blocks[f"bridge.{layer}"] = (f"enc{num_levels}_transformer.{layer}", bridge_transformer)
+    return blocks
+
+
+class EncoderSizes(NamedTuple):
+    """What the entries of the encoder half tell.
+
+    Attributes:
+        in_channels: of the network.
+        num_bins: that it takes.
+        channels: maps for every unit of `widths`.
+        widths: of all levels.
+        num_attention_maps: of every transformer.
+        num_heads: of every attention.
+        expansion: hidden features.
+        num_bridge_layers: convolutional transformers at the bridge.
+        kernel_sizes: of the transformers' two convolutions.
+        embedding_widths: of the embedding's levels below the first.
+        embedding_kernel_size: of what reads them.
+    """
+
+    in_channels: int
+    num_bins: int
+    channels: int
+    widths: list[int]
+    num_attention_maps: int
+    num_heads: int
+    expansion: int
+    num_bridge_layers: int
+    kernel_sizes: list[int]
+    embedding_widths: list[int]
+    embedding_kernel_size: int
+
+
+def encoder_sizes(old: Weights, *, num_heads: int | None) -> EncoderSizes:
+    """Read the sizes of the encoder half.
+
+    Args:
+        old: of an original network that has it.
+        num_heads: see `convert`.
+
+    Raises:
+        KeyError, ValueError: see `convert`.
+    """
     num_levels = count(old, r"enc(\d+)\.body\.")
     channels = len(old["enc1.body.conv1.weight"])
     maps = [len(old[f"enc{i + 1}.body.conv2.weight"]) for i in range(num_levels)]
@@ -91,30 +140,47 @@ def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
         len(old[f"positional_embedding.encoder{i + 1}.conv1.weight"])
         for i in range(num_pyramid_levels)
     ]
-    encoder, decoder = "enc1_transformer.", "dec1_transformer."
+    encoder = "enc1_transformer."
     table = rotary_table(old, encoder + "attn")
-    num_heads = read_num_heads(table, num_bins, given=num_heads)
-    has_vocal_bands = "vout_conv.weight" in old
-    return {
-        "in_channels": in_channels,
-        "out_channels": len(old["out.weight"]),
-        "n_fft": 2 * num_bins,
-        "channels": channels,
-        "widths": [count // channels for count in maps],
-        "num_plain_levels": 0,
-        "num_attention_maps": len(old[encoder + "norm1.weight"]),
-        "num_heads": num_heads,
-        "expansion": old[encoder + "conv3.weight_pw"].shape[1],
-        "dropout": 0.1,
-        "num_bridge_layers": count(old, rf"enc{num_levels}_transformer\.(\d+)\."),
-        "encoder_kernel_sizes": [
+    return EncoderSizes(
+        in_channels=in_channels,
+        num_bins=num_bins,
+        channels=channels,
+        widths=[count // channels for count in maps],
+        num_attention_maps=len(old[encoder + "norm1.weight"]),
+        num_heads=read_num_heads(table, num_bins, given=num_heads),
+        expansion=old[encoder + "conv3.weight_pw"].shape[1],
+        num_bridge_layers=count(old, rf"enc{num_levels}_transformer\.(\d+)\."),
+        kernel_sizes=[
             old[f"{encoder}{conv}.conv.weight"].shape[-1] for conv in ("conv1b", "conv2")
         ],
+        embedding_widths=[count // in_channels for count in pyramid],
+        embedding_kernel_size=old["positional_embedding.extract1.conv1.weight"].shape[-1],
+    )
+
+
+def _config(old: Weights, *, num_heads: int | None) -> dict[str, Any]:
+    sizes = encoder_sizes(old, num_heads=num_heads)
+    decoder = "dec1_transformer."
+    has_vocal_bands = "vout_conv.weight" in old
+    return {
+        "in_channels": sizes.in_channels,
+        "out_channels": len(old["out.weight"]),
+        "n_fft": 2 * sizes.num_bins,
+        "channels": sizes.channels,
+        "widths": sizes.widths,
+        "num_plain_levels": 0,
+        "num_attention_maps": sizes.num_attention_maps,
+        "num_heads": sizes.num_heads,
+        "expansion": sizes.expansion,
+        "dropout": 0.1,
+        "num_bridge_layers": sizes.num_bridge_layers,
+        "encoder_kernel_sizes": sizes.kernel_sizes,
         "decoder_kernel_sizes": [
             old[f"{decoder}{conv}.conv.weight"].shape[-1] for conv in ("conv1a", "conv1b", "conv2")
         ],
-        "embedding_widths": [count // in_channels for count in pyramid],
-        "embedding_kernel_size": old["positional_embedding.extract1.conv1.weight"].shape[-1],
+        "embedding_widths": sizes.embedding_widths,
+        "embedding_kernel_size": sizes.embedding_kernel_size,
         "decoder_dropout": 0.5 if has_vocal_bands else 0.0,
         "num_decoder_dropout_levels": 4 if has_vocal_bands else 0,
         "gate": "conv3d",

@@ -17,8 +17,7 @@ class PatchHead(nn.Module):
         in_channels: maps that come in.
         out_channels: maps of logits.
         num_features: features of a frame that come in, and bands of patches that go out.
-        frames_per_patch: frames that share a logit. Patches of more than one see a little of their
-            neighbours, and the last one may be cut off by the end.
+        frames_per_patch: frames from one logit to the next; each sees those up to its neighbours.
         normalizes: norm what comes in.
 
     Raises:
@@ -37,7 +36,7 @@ class PatchHead(nn.Module):
         super().__init__()
         if frames_per_patch < 1:
             raise ValueError(f"frames_per_patch ({frames_per_patch}) must be at least 1")
-        reach = frames_per_patch // 2
+        reach = frames_per_patch - 1  # to either side; less would miss frames at the end
         self.norm = (
             MultichannelLayerNorm(num_channels=in_channels, num_features=num_features)
             if normalizes
