@@ -498,6 +498,9 @@ def test_a_long_song_has_no_more_columns_than_a_picture_shows() -> None:
     assert MOST_COLUMNS / 2 < power.shape[1] <= MOST_COLUMNS
     assert torch.allclose(power, in_blocks.finish(), rtol=1e-4)
     assert whole.seconds == 375
+    underestimated = Spectrogram(sample_rate=8_000, num_samples=noise.shape[1] // 3)
+    underestimated.push(noise)
+    assert underestimated.finish().shape[1] > MOST_COLUMNS
     assert power.shape[1] * whole.column_seconds == pytest.approx(375, abs=whole.column_seconds)
 
 

@@ -11,11 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from frametx.audio.picture import FLOOR_DB, HOP_LENGTH, N_FFT, frames_per_column
+from frametx.audio.picture import (
+    FLOOR_DB,
+    HOP_LENGTH,
+    MOST_COLUMNS,
+    N_FFT,
+    frames_per_column,
+)
 from frametx.audio.stft import Stft
 from frametx.audio.stft_stream import StftStream
 
@@ -36,7 +43,9 @@ class Spectrogram:
         self.sample_rate = sample_rate
         self._frames_per_column = frames_per_column(num_samples // HOP_LENGTH + 1)
         self._stream = StftStream(Stft(n_fft=N_FFT, hop_length=HOP_LENGTH))
-        self._columns: list[Tensor] = []
+        # One buffer from the beginning: small pieces among the blocks' own would split the memory.
+        self._columns = torch.zeros(N_FFT // 2 + 1, MOST_COLUMNS)
+        self._num_columns = 0
         self._pending = torch.zeros(N_FFT // 2 + 1, 0)
         self._num_samples = 0
 
@@ -48,8 +57,9 @@ class Spectrogram:
     def finish(self) -> Float[Tensor, "F columns"]:
         """The power of each bin, averaged over the channels."""
         self._gather(self._stream.finish())
-        last = [self._pending.amax(dim=1, keepdim=True)] if self._pending.shape[1] else []
-        return torch.cat([*self._columns, *last], dim=1)
+        if self._pending.shape[1]:
+            self._keep(self._pending.amax(dim=1, keepdim=True))
+        return self._columns[:, : self._num_columns]
 
     @property
     def seconds(self) -> float:
@@ -68,8 +78,15 @@ class Spectrogram:
         num_whole = self._pending.shape[1] // size * size
         if num_whole:
             whole = rearrange(self._pending[:, :num_whole], "f (t size) -> f t size", size=size)
-            self._columns.append(whole.amax(dim=-1))
-            self._pending = self._pending[:, num_whole:]
+            self._keep(whole.amax(dim=-1))
+            self._pending = self._pending[:, num_whole:].clone()
+
+    def _keep(self, columns: Tensor) -> None:
+        end = self._num_columns + columns.shape[1]
+        if end > self._columns.shape[1]:  # the song is longer than it said
+            self._columns = F.pad(self._columns, (0, end))
+        self._columns[:, self._num_columns : end] = columns
+        self._num_columns = end
 
 
 def save_spectrograms(path: Path, spectrograms: Mapping[str, Spectrogram]) -> None:
