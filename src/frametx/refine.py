@@ -113,20 +113,21 @@ class Wiener:
     """Multichannel Wiener filtering: where a source lies between the channels, learned from itself.
 
     Expectation maximisation of a local Gaussian model, by Open-Unmix, in windows of a few seconds
-    that fade into each other. One channel has no place, and is left as it is.
+    that fade into each other. More than two channels are taken in pairs; a channel without a
+    partner has no place, and is left as it is.
 
     Args:
-        iterations: of expectation maximisation, at least 1.
+        iterations: of expectation maximisation, a whole number of at least 1.
 
     Raises:
-        ValueError: if there is no iteration.
+        ValueError: if there is no iteration, or a part of one.
 
     Source: Duong, Vincent, Gribonval, "Under-determined reverberant audio source separation using a
     full-rank spatial covariance model" (2010); Stoeter et al., "Open-Unmix" (2019).
     """
 
     def __init__(self, *, iterations: int) -> None:
-        if iterations < 1:
+        if not isinstance(iterations, int) or iterations < 1:
             raise ValueError(f"wiener ({iterations}) must be at least 1 iteration, or 0 for none")
         self.iterations = iterations
         hop = WIENER_FRAMES - round(WIENER_FRAMES * WIENER_OVERLAP)
@@ -155,8 +156,10 @@ class Wiener:
     def _filtered(self, chunk: Chunk) -> Tensor:
         assert self._shape is not None
         mixture, stems = self._as_frames(chunk.samples)
-        if mixture.shape[0] > 1:
-            stems = self._em(mixture, stems)
+        # Pair by pair, as the views exchange them: openunmix knows no more than two channels.
+        for first in range(0, mixture.shape[0] - 1, 2):
+            pair = slice(first, first + 2)
+            stems[:, pair] = self._em(mixture[pair], stems[:, pair])
         settled = self._adder.add(_flat(torch.cat([mixture[None], stems])), chunk.num_settled)
         self._owed -= settled.shape[1]
         return settled
