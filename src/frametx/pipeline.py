@@ -309,12 +309,16 @@ class Pipeline:
             stages.append(Wiener(iterations=options.wiener))
         if (free := options.keep_vocal_free) is not None:
             frames_a_second = sample_rate / stft.hop_length
+            fade_frames = round(free.fade_seconds * frames_a_second)
+            # Rounded on their own, two fades may be a frame more than a run that just holds them.
+            holds_both = free.min_seconds >= 2 * free.fade_seconds
+            min_frames = round(free.min_seconds * frames_a_second)
             stages.append(
                 KeepVocalFree(
                     kept=kept,
                     threshold=free.threshold,
-                    min_frames=round(free.min_seconds * frames_a_second),
-                    fade_frames=round(free.fade_seconds * frames_a_second),
+                    min_frames=max(min_frames, 2 * fade_frames) if holds_both else min_frames,
+                    fade_frames=fade_frames,
                     num_bins=num_bins,
                 )
             )

@@ -3,6 +3,7 @@
 conf/separation/default.yaml has the same names and the same defaults, and says what each is for.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
@@ -71,8 +72,9 @@ class SeparationOptions:
         """The same with `quality` and `ensemble` spelt out.
 
         Raises:
-            ValueError: if there is no such quality.
+            ValueError: if there is no such quality, or a number is none or out of its range.
         """
+        self._check_numbers()
         presets = {"fast": (0.0, False, 0), "balanced": (0.25, False, 0), "best": (0.5, True, 1)}
         if self.quality not in presets:
             raise ValueError(f"quality={self.quality} must be one of {', '.join(presets)}")
@@ -89,6 +91,44 @@ class SeparationOptions:
                 contexts=ORIGINAL_CONTEXTS if tta.contexts == "original" else tta.contexts,
             ),
         )
+
+    def _check_numbers(self) -> None:
+        """Refuse what is no number; most ranges are known to the parts that use the number."""
+        free = VocalFree() if self.keep_vocal_free is None else self.keep_vocal_free
+        given = {
+            "overlap": self.overlap,
+            "chunk_seconds": self.chunk_seconds,
+            "aggressiveness": self.aggressiveness,
+            "wiener": self.wiener,
+            "tta.shifts": self.tta.shifts,
+            **{f"weights[{n}]": weight for n, weight in enumerate(self.weights or ())},
+            **{f"vocal_free.{name}": value for name, value in vars(free).items()},
+        }
+        for name, value in given.items():
+            if value is None:
+                continue
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name}={value} must be a number")
+        if self.chunk_seconds is not None and self.chunk_seconds <= 0:
+            raise ValueError(
+                f"chunk_seconds={self.chunk_seconds} must be above 0: a chunk must hold at least "
+                "1 sample"
+            )
+        if not 0 <= free.threshold <= 1:
+            raise ValueError(
+                f"vocal_free.threshold={free.threshold} must be between 0 and 1, as masks are"
+            )
+        contexts = self.tta.contexts
+        if contexts != "original" and (
+            isinstance(contexts, str)
+            or not all(
+                isinstance(pair, Sequence) and all(isinstance(n, int) for n in pair)
+                for pair in contexts
+            )
+        ):
+            raise ValueError(
+                f"tta.contexts={contexts} must be pairs of numbers of frames, or original"
+            )
 
     def check_faithful(self) -> None:
         """Refuse what the original programs had nothing like.
