@@ -34,6 +34,7 @@ from frametx.nn.residual_scores import use_backend
 from frametx.separator import Separator
 from frametx.training.gradient_exchange import average_gradients, exchange_in_backward
 from frametx.training.guarded_step import GuardedStep
+from frametx.training.parameter_groups import optimizer_of, parameter_groups
 from frametx.training.step_batch import StepBatch, seed_step
 from frametx.training.track_scores import TrackScores
 
@@ -90,6 +91,8 @@ class AdversarialSeparationModule(L.LightningModule):
         overlap: of chunks when whole tracks are separated in validation.
         attention: backend of every attention that has the choice, see `frametx.nn.residual_scores`.
         recompute: let the separator run again in backward instead of keeping its insides.
+        layer_decay: of the separator's learning rates, from level to level towards the input; None
+            is one rate.
 
     Attributes:
         not_averaged: parts that an average of the weights leaves out.
@@ -125,6 +128,7 @@ class AdversarialSeparationModule(L.LightningModule):
         overlap: float,
         attention: str,
         recompute: bool,
+        layer_decay: float | None = None,
     ) -> None:
         super().__init__()
         if reconstruction_weight < 0 or adversarial_weight <= 0:
@@ -169,6 +173,7 @@ class AdversarialSeparationModule(L.LightningModule):
         self.discriminator_optimizer = discriminator_optimizer
         self.scheduler = scheduler
         self.weight_decay = weight_decay
+        self.layer_decay = layer_decay
         self.seed = seed
         self.guarded_step = GuardedStep(clip_norm=clip_norm, max_nonfinite=max_nonfinite)
         self.guarded_discriminator_step = GuardedStep(
@@ -189,8 +194,15 @@ class AdversarialSeparationModule(L.LightningModule):
         """One optimiser and schedule a player; `training_step` steps them."""
         generator = nn.ModuleDict({"separator": self.separator, "loss": self.loss})
         optimizers = [
-            self.optimizer(_groups(generator, self.weight_decay)),
-            self.discriminator_optimizer(_groups(self.discriminator, self.weight_decay)),
+            optimizer_of(
+                self.optimizer,
+                parameter_groups(
+                    generator, weight_decay=self.weight_decay, layer_decay=self.layer_decay
+                ),
+            ),
+            self.discriminator_optimizer(
+                parameter_groups(self.discriminator, weight_decay=self.weight_decay)
+            ),
         ]
         # A plain function, so that no attributes of the schedule are stored in checkpoints.
         return optimizers, [LambdaLR(o, lambda step: self.scheduler(step)) for o in optimizers]
@@ -361,13 +373,3 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    is_plain = {n: p.ndim < 2 or "norm" in n or n.endswith("bias") for n, p in named}
-    groups = [
-        {"params": [p for n, p in named if not is_plain[n]], "weight_decay": weight_decay},
-        {"params": [p for n, p in named if is_plain[n]], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

@@ -16,6 +16,7 @@ from frametx.nn.residual_scores import use_backend
 from frametx.separator import Separator
 from frametx.training.gradient_exchange import exchange_in_backward
 from frametx.training.guarded_step import GuardedStep
+from frametx.training.parameter_groups import optimizer_of, parameter_groups
 from frametx.training.step_batch import StepBatch, seed_step
 from frametx.training.track_scores import TrackScores
 
@@ -43,6 +44,8 @@ class SeparationModule(L.LightningModule):
             `materialised`, see `frametx.nn.residual_scores`.
         recompute: keep of every block only what goes in and out, and run it again in backward:
             much less memory for about a third more time, and the same numbers.
+        layer_decay: factor of the learning rate from level to level, from the output to the input;
+            None is one rate for all.
 
     Raises:
         ValueError: if there is no such backend, or nothing that could be run again, or the loss
@@ -63,6 +66,7 @@ class SeparationModule(L.LightningModule):
         overlap: float,
         attention: str,
         recompute: bool,
+        layer_decay: float | None = None,
     ) -> None:
         super().__init__()
         use_backend(separator, attention)
@@ -74,6 +78,7 @@ class SeparationModule(L.LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.weight_decay = weight_decay
+        self.layer_decay = layer_decay
         self.seed = seed
         self.guarded_step = GuardedStep(clip_norm=clip_norm, max_nonfinite=max_nonfinite)
         self.scores = TrackScores(overlap=overlap)
@@ -85,17 +90,10 @@ class SeparationModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:  # Lightning's type names every form it accepts
         """Decay for matrices and kernels only; the schedule is stepped by `training_step`."""
-        plain = {
-            name
-            for name, parameter in self.named_parameters()
-            if parameter.ndim < 2 or "norm" in name or name.endswith("bias")
-        }
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for n, p in named if n not in plain], "weight_decay": self.weight_decay},
-            {"params": [p for n, p in named if n in plain], "weight_decay": 0.0},
-        ]
-        optimizer = self.optimizer([group for group in groups if group["params"]])
+        groups = parameter_groups(
+            self, weight_decay=self.weight_decay, layer_decay=self.layer_decay
+        )
+        optimizer = optimizer_of(self.optimizer, groups)
         # A plain function: of a callable object LambdaLR would store the attributes in checkpoints,
         # and a resumed run could not be given a longer schedule.
         return [optimizer], [LambdaLR(optimizer, lambda step: self.scheduler(step))]
