@@ -1,7 +1,7 @@
 """The one object that training, evaluation, separation and export share: mixture in, stems out."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,16 @@ class Separator(Protocol):
 
     def __call__(self, mixture: Float[Tensor, "B C L"]) -> Float[Tensor, "B S C L"]:
         """The estimated stems, in the order of `stems`."""
+        ...
+
+
+class _SaysWhereSomebodySings(Protocol):
+    """A network with a second output."""
+
+    def forward_with_vocal_bands(
+        self, magnitude: Float[Tensor, "B C_in F T"]
+    ) -> tuple[Float[Tensor, "B C_out F T"], Float[Tensor, "B C_out F_bridge T"]]:
+        """Logits of the mask, and of singing."""
         ...
 
 
@@ -244,6 +254,6 @@ class SpectrogramSeparator(nn.Module):
         """The network's first output; its second one stays here where it is kept."""
         if not (self._keeps_vocal_bands and self.training):
             return self.network(given)[..., :num_frames]
-        answer, bands = self.network.forward_with_vocal_bands(given)
+        answer, bands = cast(_SaysWhereSomebodySings, self.network).forward_with_vocal_bands(given)
         self._vocal_bands = bands[..., :num_frames]
         return answer[..., :num_frames]

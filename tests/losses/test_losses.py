@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -207,15 +206,13 @@ def test_every_loss_of_conf_trains(
     name: str, tmp_path: Path, compose_tiny: Callable[..., DictConfig]
 ) -> None:
     settings = [f"loss={name}", "trainer.max_steps=2", *FOR_TINY_AUDIO.get(name, [])]
-    weights: list[dict[str, Any]] = []
-    for num_steps in (1, 2):
-        run = tmp_path / str(num_steps)
-        train(compose_tiny(run, *settings, f"trainer.max_steps={num_steps}"))
-        saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-        weights.append(saved["current_model_state"])
-    before, after = weights
-    assert all(torch.isfinite(value).all() for value in after.values())
-    assert any(not before[key].equal(after[key]) for key in before)
+    train(compose_tiny(tmp_path, *settings))
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2  # none was skipped for a gradient that is not finite
+    (optimizer,) = saved["optimizer_states"]
+    momenta = torch.cat([state["exp_avg"].flatten() for state in optimizer["state"].values()])
+    assert torch.isfinite(momenta).all()
+    assert momenta.abs().max() > 0
 
 
 def test_terms_are_added_weighed_and_taken_away_on_the_command_line(
