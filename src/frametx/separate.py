@@ -13,6 +13,7 @@ scaled with clipping=scale, or in mp3 and ogg, they do not.
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -92,12 +93,13 @@ class Report:
         values = asdict(self)
         del values["lost"]
         text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
+        # Python keeps bytes that are no UTF-8 as halves of pairs, which many parsers refuse.
+        text = re.sub("[\ud800-\udfff]", lambda half: f"\\\\u{ord(half[0]):x}", text)
         part = path.with_name(f".{os.getpid():x}.report.part")
         missing = missing_folders(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Bytes of a name that are no UTF-8 become "\\udcff", as JSON has no way to hold them.
-            part.write_bytes(text.encode("utf-8", "backslashreplace") + b"\n")
+            part.write_text(text + "\n", encoding="utf-8")
             part.replace(path)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
