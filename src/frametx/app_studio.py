@@ -5,7 +5,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,12 @@ from frametx.audio.stem_files import StemFiles
 from frametx.audio.tags import read_tags
 from frametx.checkpoint import load_separator
 from frametx.config import one_line
-from frametx.execution import Execution, choose_precision
-from frametx.loading import describe_device, model_names
+from frametx.loading import choose_execution, describe_device, model_names
 from frametx.pipeline import Pipeline
 from frametx.separation_options import SeparationOptions
 from frametx.separator import Separator
 from frametx.streaming import BLOCK_SAMPLES
+from frametx.to_files import write_stems
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors", ".pth")
 PLAYED_BY_BROWSERS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus")
@@ -220,15 +220,17 @@ class Studio:
             for name in ("mixture", *pipeline.stems)
         }
 
-        def read() -> Iterator[Tensor]:
-            for block in read_blocks(choice.song, block_samples=BLOCK_SAMPLES):
-                if stop.is_set():
-                    raise StoppedError
-                drawn["mixture"].push(block)
-                yield block
+        def draw_mixture(block: Tensor) -> None:
+            if stop.is_set():
+                raise StoppedError
+            drawn["mixture"].push(block)
+
+        def draw_stems(block: Tensor) -> None:
+            for stem, samples in zip(pipeline.stems, block, strict=True):
+                drawn[stem].push(samples)
 
         tags = read_tags(choice.song)
-        num_done = 0
+        done_s = 0.0
         with StemFiles(
             paths={stem: folder / f"{choice.song.stem} - {stem}" for stem in pipeline.stems},
             info=info,
@@ -237,23 +239,16 @@ class Studio:
             remainder=pipeline.remainder,
             tags=tags,
         ) as files:
-            for block in pipeline.stream(read, sample_rate=info.sample_rate):
+            for done_s in write_stems(
+                pipeline, info, files, on_mixture=draw_mixture, on_stems=draw_stems
+            ):
                 if stop.is_set():
                     raise StoppedError
-                if not torch.isfinite(block).all():
-                    at_s = num_done / info.sample_rate
-                    raise ValueError(
-                        f"the model returned samples that are not finite after {at_s:.1f} s"
-                    )
-                files.write(block)
-                for stem, samples in zip(pipeline.stems, block, strict=True):
-                    drawn[stem].push(samples)
-                num_done += block.shape[2]
                 spent_s = time.perf_counter() - started
-                yield Progress(done_s=num_done / info.sample_rate, total_s=total_s, spent_s=spent_s)
-        if num_done == 0:
+                yield Progress(done_s=done_s, total_s=total_s, spent_s=spent_s)
+        if not done_s:
             raise ValueError(f"{choice.song}: holds no samples")
-        done_s, spent_s = num_done / info.sample_rate, time.perf_counter() - started
+        spent_s = time.perf_counter() - started
         yield Progress(done_s=done_s, total_s=done_s, spent_s=spent_s)
         picture = folder / "spectrograms.png"
         save_spectrograms(picture, drawn)
@@ -274,12 +269,7 @@ class Studio:
     def _pipeline(
         self, members: Sequence[Separator], options: SeparationOptions, notes: list[str]
     ) -> Pipeline:
-        precision = "fp32" if options.quality == "best" else "auto"
-        execution = Execution(
-            device=self.device,
-            precision=choose_precision(precision, self.device),
-            note=notes.append,
-        )
+        execution = choose_execution(self.device, "auto", options, note=notes.append)
         return Pipeline(members, options, execution=execution)
 
     def _members(self, names: Sequence[str]) -> list[Separator]:

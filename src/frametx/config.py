@@ -35,7 +35,7 @@ USER_ERRORS = (
     ModuleNotFoundError,
 )  # a user can act on them
 PATH_KEYS = (
-    *("ckpt", "input", "output", "report", "name", "ckpt_path", "init_from", "screen"),
+    *("ckpt", "ckpts", "input", "output", "report", "name", "ckpt_path", "init_from", "screen"),
     "discriminator_init_from",
     *("data.root", "data.vocals", "data.instrumental", "data.exclude", "paths.corpora_dir"),
     *("data.vocals.roots", "data.instrumental.roots", "data.validation.roots"),

@@ -64,14 +64,7 @@ def load(
         raise ValueError(f"top_bin={top_bin} must be null, {' or '.join(TOP_BINS)}")
     options = replace(SeparationOptions() if options is None else options, **chosen)
     where = choose_device(device)
-    if precision == "auto" and (options.quality == "best" or options.faithful):
-        precision = "fp32"
-    execution = Execution(
-        device=where,
-        batch_size=batch_size,
-        precision=choose_precision(precision, where),
-        note=note,
-    )
+    execution = choose_execution(where, precision, options, batch_size=batch_size, note=note)
     members = [load_separator(Path(path).expanduser(), device=where) for path in paths]
     for member in members:
         if top_bin is not None:
@@ -79,6 +72,29 @@ def load(
         if compile:
             compile_network(member)
     return Pipeline(members, options, execution=execution)
+
+
+def choose_execution(
+    device: torch.device,
+    precision: str,
+    options: SeparationOptions,
+    *,
+    batch_size: int = 1,
+    note: Callable[[str], None] = lambda _: None,
+) -> Execution:
+    """What runs the networks; `auto` is the precision that goes with the quality.
+
+    Raises:
+        ValueError: if the device lacks the precision, or a value is out of its range.
+    """
+    if precision == "auto" and (options.quality == "best" or options.faithful):
+        precision = "fp32"
+    return Execution(
+        device=device,
+        batch_size=batch_size,
+        precision=choose_precision(precision, device),
+        note=note,
+    )
 
 
 def load_configured(

@@ -4,12 +4,14 @@ read_blocks (a thread) -> pipeline -> StemFiles (a thread) -> final names, when 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from frametx.audio.io import AudioInfo, probe, read_blocks
 from frametx.audio.side_threads import Ahead, Behind
@@ -92,10 +94,12 @@ def separate_song(
     )
     started = time.perf_counter()
     show(0.0, total_s, 0.0)
+    done_s = 0.0
     with files:
-        num_samples = _write_stems(pipeline, info, files, show, started)
+        for done_s in write_stems(pipeline, info, files):
+            show(done_s, max(done_s, total_s), time.perf_counter() - started)
     report.outputs = {stem: str(path) for stem, path in files.outputs.items()}
-    report.audio_seconds = num_samples / info.sample_rate
+    report.audio_seconds = done_s
     report.notes = [*tags.notes, *files.notes] if options.tags else files.notes
     if options.video:
         report.outputs |= _videos(files.outputs, tags)
@@ -107,17 +111,39 @@ def separate_song(
     return report
 
 
-def _write_stems(
-    pipeline: Pipeline, info: AudioInfo, files: StemFiles, show: Show, started: float
-) -> int:
-    """Separate and write; gives the number of samples."""
+def write_stems(
+    pipeline: Pipeline,
+    info: AudioInfo,
+    files: StemFiles,
+    *,
+    on_mixture: Callable[[Float[Tensor, "C _"]], None] = lambda _: None,
+    on_stems: Callable[[Float[Tensor, "S C _"]], None] = lambda _: None,
+) -> Generator[float, None, None]:
+    """Separate a song into open files; tells after each block how many seconds of it are done.
+
+    Reading is a few blocks ahead, in a thread, and writing a few behind, in another; when the last
+    block was told, all is written.
+
+    Args:
+        pipeline: takes it apart.
+        info: of the song.
+        files: of its stems.
+        on_mixture: is shown each block that is read, in the reading thread.
+        on_stems: is shown each block of stems.
+
+    Raises:
+        ValueError: if the song is bad, or the model returns samples that are not finite.
+        OSError: if a stem cannot be written.
+    """
+
+    def read() -> Iterator[Tensor]:
+        for block in read_blocks(info.path, block_samples=BLOCK_SAMPLES):
+            on_mixture(block)
+            yield block
+
     num_samples = 0
     with Behind(files.write) as writer, Ahead() as ahead:
-        blocks = pipeline.stream(
-            lambda: ahead.read(read_blocks(info.path, block_samples=BLOCK_SAMPLES)),
-            sample_rate=info.sample_rate,
-        )
-        for block in blocks:
+        for block in pipeline.stream(lambda: ahead.read(read()), sample_rate=info.sample_rate):
             if not torch.isfinite(block).all():
                 at_s = num_samples / info.sample_rate
                 raise ValueError(
@@ -125,11 +151,9 @@ def _write_stems(
                     f"{at_s:.1f} s; try precision=fp32"
                 )
             writer.give(block)
+            on_stems(block)
             num_samples += block.shape[2]
-            done_s = num_samples / info.sample_rate
-            total_s = max(done_s, info.num_samples / info.sample_rate)
-            show(done_s, total_s, time.perf_counter() - started)
-    return num_samples
+            yield num_samples / info.sample_rate
 
 
 def _copied(job: Job, options: FileOptions) -> FileReport:
