@@ -200,7 +200,7 @@ class AudioWriter:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
         try:
-            self._file = sf.SoundFile(self.part, "w", **self._header)
+            self._file = sf.SoundFile(as_on_disk(self.part), "w", **self._header)
             for name, text in self._tags.items():
                 setattr(self._file, name, text)
         except BaseException as error:
@@ -240,7 +240,7 @@ class AudioWriter:
             self._file = None
             # Only a header tells whether its file is whole; an MP3 would have to be read for that.
             if self._subtype not in LOSSY and self.num_samples:
-                with sf.SoundFile(self.part) as file:
+                with sf.SoundFile(as_on_disk(self.part)) as file:
                     num_samples = file.frames
                 if num_samples < self.num_samples:
                     raise self._failed("")
@@ -298,6 +298,11 @@ class AudioWriter:
         return samples.clip(lowest, highest)
 
 
+def as_on_disk(path: Path) -> Path | bytes:
+    """A path as soundfile needs it, which refuses text for names that are no UTF-8."""
+    return os.fsencode(path) if os.name == "posix" else path
+
+
 def is_writable(*, sample_rate: int, num_channels: int, format: str, subtype: str) -> bool:
     """Whether libsndfile can write such a file; tried in memory, as only it knows its limits."""
     try:
@@ -327,7 +332,7 @@ def _opened(path: Path) -> sf.SoundFile:
     with path.open("rb"):  # says why where it cannot: libsndfile does not
         pass
     try:
-        return sf.SoundFile(path)
+        return sf.SoundFile(as_on_disk(path))
     except sf.LibsndfileError as error:
         raise ValueError(f"{path}: is not audio that can be read: {error.error_string}") from error
 
@@ -339,7 +344,7 @@ def _is_container(path: Path) -> bool:
     if path.stat().st_size == 0:
         return False
     try:
-        sf.SoundFile(path).close()
+        sf.SoundFile(as_on_disk(path)).close()
     except sf.LibsndfileError:
         return True
     return False

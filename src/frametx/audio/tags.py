@@ -28,6 +28,8 @@ from mutagen.oggopus import OggOpus
 from mutagen.oggvorbis import OggVorbis
 from mutagen.wave import WAVE
 
+from frametx.audio.io import as_on_disk
+
 FRONT_COVER = 3  # ID3's number, which FLAC and ASF share
 LIBSNDFILE_FORMATS = ("RF64", "CAF")  # where mutagen cannot write, and libsndfile can
 LIBSNDFILE_NAMES = ("title", "copyright", "artist", "comment", "date", "album", "genre")
@@ -438,7 +440,7 @@ def _read_matroska(path: Path) -> Tags:
 def _libsndfile_strings(path: Path) -> dict[str, str]:
     """What wav, aiff and caf hold in chunks of their own, which mutagen does not read."""
     try:
-        with sf.SoundFile(path) as file:
+        with sf.SoundFile(as_on_disk(path)) as file:
             return _tidy({k: v for k, v in file.copy_metadata().items() if k in NAMES})
     except sf.LibsndfileError:
         return {}
