@@ -6,7 +6,7 @@ magnitudes (`Shown`) and never whose they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from frametx.losses.shown import Shown
 from frametx.models.judgement import Judgement
 
 Judge = Callable[[Tensor], Judgement]
-LossName = Literal["bce", "lsgan", "hinge", "wgan_gp"]
 
 
 class Contest(Protocol):
@@ -84,7 +83,7 @@ class RealOrFake:
     def __init__(
         self,
         *,
-        loss: LossName,
+        loss: str,
         label_smoothing: float,
         feature_matching_weight: float,
         r1_weight: float,
@@ -92,8 +91,8 @@ class RealOrFake:
         penalty_interval: int,
         gradient_penalty_weight: float | None,
     ) -> None:
-        if loss not in get_args(LossName):
-            raise ValueError(f"contest.loss={loss} must be one of {', '.join(get_args(LossName))}")
+        if loss not in _KINDS:
+            raise ValueError(f"contest.loss={loss} must be one of {', '.join(_KINDS)}")
         if not 0 <= label_smoothing < 0.5:
             raise ValueError(
                 f"contest.label_smoothing={label_smoothing} must be at least 0 and below 0.5"

@@ -29,11 +29,12 @@ from frametx.audio.stft import Stft
 from frametx.data.tracks import Mixture
 from frametx.losses.adversarial import Contest
 from frametx.losses.shown import Showing
+from frametx.losses.vocal_bands import watch_separator
 from frametx.nn.block import recompute_blocks
 from frametx.nn.residual_scores import use_backend
 from frametx.separator import Separator
 from frametx.training.gradient_exchange import average_gradients, exchange_in_backward
-from frametx.training.guarded_step import GuardedStep
+from frametx.training.guarded_step import GuardedStep, step_schedules
 from frametx.training.parameter_groups import optimizer_of, parameter_groups
 from frametx.training.step_batch import StepBatch, seed_step
 from frametx.training.track_scores import TrackScores
@@ -98,7 +99,8 @@ class AdversarialSeparationModule(L.LightningModule):
         not_averaged: parts that an average of the weights leaves out.
 
     Raises:
-        ValueError: for weights or steps that cannot work.
+        ValueError: for weights or steps that cannot work, or a loss that wants a side output which
+            the network lacks.
     """
 
     not_averaged = ("discriminator",)
@@ -145,6 +147,7 @@ class AdversarialSeparationModule(L.LightningModule):
             )
         use_backend(separator, attention)
         recompute_blocks(separator, recomputes=recompute)
+        watch_separator(loss, separator)
         stems = cast(Separator, separator).stems
         if judged_stems is None:
             complement = getattr(separator, "complement", None)
@@ -220,8 +223,7 @@ class AdversarialSeparationModule(L.LightningModule):
                     kept = [self.separator(micro_batches[0].stems.sum(dim=1))]
                 values |= self._teach_discriminator(batch, micro_batches, kept, position)
             values |= self._teach_generator(batch, micro_batches, kept, position)
-        for scheduler in cast(list[LambdaLR], self.lr_schedulers()):
-            scheduler.step()
+        step_schedules(*cast(list[LambdaLR], self.lr_schedulers()))
         values["skipped"] = torch.tensor(float(self.guarded_step.num_skipped))
         skipped = float(self.guarded_discriminator_step.num_skipped)
         values["d_skipped"] = torch.tensor(skipped)

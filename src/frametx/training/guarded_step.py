@@ -1,10 +1,12 @@
 """An optimiser step that a gradient which is not finite cannot spoil."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from frametx.training.step_batch import StepBatch
 
@@ -85,3 +87,15 @@ class GuardedStep:
                 "files; the last checkpoint is from before"
             )
         say(message)
+
+
+def step_schedules(*schedules: LRScheduler) -> None:
+    """Let the learning rates go on, whether or not the optimiser took its step.
+
+    Torch warns of a schedule that is ahead of its optimiser, which is right here: a first step may
+    have been skipped, and a player may start late.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        for schedule in schedules:
+            schedule.step()

@@ -15,7 +15,7 @@ from frametx.nn.block import recompute_blocks
 from frametx.nn.residual_scores import use_backend
 from frametx.separator import Separator
 from frametx.training.gradient_exchange import exchange_in_backward
-from frametx.training.guarded_step import GuardedStep
+from frametx.training.guarded_step import GuardedStep, step_schedules
 from frametx.training.parameter_groups import optimizer_of, parameter_groups
 from frametx.training.step_batch import StepBatch, seed_step
 from frametx.training.track_scores import TrackScores
@@ -119,7 +119,7 @@ class SeparationModule(L.LightningModule):
             batch=batch,
             say=self.print,
         )
-        cast(LambdaLR, self.lr_schedulers()).step()
+        step_schedules(cast(LambdaLR, self.lr_schedulers()))
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch.samples))
         self.log("train/gradient_norm", norm, batch_size=len(batch.samples))
         skipped = float(self.guarded_step.num_skipped)
