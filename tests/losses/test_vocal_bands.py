@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from frametx.config import one_line
 from frametx.losses.vocal_bands import VocalBandCrossEntropy, watch_separator
 from frametx.losses.weighted_sum import WeightedSum
 from frametx.models.asym_unet_mct import AsymUNetMCT
@@ -172,3 +174,12 @@ def test_a_separator_without_the_side_output_is_refused(make: Make) -> None:
         VocalBandCrossEntropy(stem="choir", threshold=0.1, weight=1.0).watch(make())
     with pytest.raises(ValueError, match="watches no separator"):
         make_loss()(two_stems(), two_stems())
+
+
+def test_a_run_whose_network_lacks_the_side_output_ends_before_it_starts(
+    tmp_path: Path, compose_tiny: Callable[..., DictConfig]
+) -> None:
+    with pytest.raises(InstantiationException) as raised:
+        instantiate(compose_tiny(tmp_path, "loss=vocal_presence").module)
+    assert isinstance(raised.value.__cause__, ValueError)
+    assert "AsymUNetMCT has no side output" in one_line(raised.value)
