@@ -1,11 +1,13 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from frametx.bench import chain, memory, readable, separate, step, table
+from frametx import bench
+from frametx.bench import SCRIPTS, chain, memory, readable, separate, step, table
 
 Compose = Callable[..., DictConfig]
 
@@ -40,6 +42,32 @@ def test_a_network_and_a_chain_of_attention_are_measured(
     assert network["memory_mb"] >= weights_mb
     assert network["gflop_per_s"] > 0
     assert attention["CPU s"] > 0
+
+
+@pytest.mark.skipif(not (SCRIPTS / "separation.py").is_file(), reason="not a checkout")
+def test_loops_are_compared_with_the_plain_one(
+    compose_tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = bench_config(compose_tiny, tmp_path)
+    songs = {"seconds": 2, "crop_frames": 1024, "padding_frames": 512}
+    cfg.bench.threads = 1
+    cfg.bench.songs = {"variants": ["v1"], "loops": ["ours", "faithful"], **songs}
+    asked: list[tuple[list[str], dict[str, Any]]] = []
+
+    def child(command: list[str], **options: Any) -> dict[str, float]:
+        asked.append((command, options))
+        return {"cpu_seconds": 12.0 / len(asked), "windows": 3, "peak_mb": 900, "rest_mb": 600}
+
+    monkeypatch.setattr(bench, "child", child)
+    rows = bench.loop(cfg)
+    assert [row["loop"] for row in rows] == ["plain", "ours", "faithful"]
+    assert [row["times faster"] for row in rows] == [1, 2, 3]
+    assert [row["CPU s per s"] for row in rows] == [6, 3, 2]
+    # the script knows all the options it was given
+    for command, options in asked:
+        assert command[-1] == str(SCRIPTS / "separation.py")
+        known = Path(command[-1]).read_text()
+        assert all(f'"--{name}"' in known for name in options)
 
 
 def test_the_table_has_a_column_for_each_quantity() -> None:

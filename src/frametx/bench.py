@@ -6,6 +6,8 @@
     attention  a chain of two layers of V10, scores in memory or in a fused kernel
     step       one optimiser step of the composed run: forward, loss, backward, AdamW
     separate   a minute of noise through the composed separator, chunk by chunk
+    loop       a song taken apart, file to files: the originals' loop around a plain network, and
+               ours around ours, with the same weights, crop and padding
 
 Every figure is the median of a few runs after one that is not counted, and is measured in a process
 of its own, so that the peak memory is its own too. Where others use the machine as well, believe
@@ -43,7 +45,7 @@ Row = dict[str, Any]
 MEGABYTE = 1 << 20
 FLOAT_BYTES = 4
 ADAMW_BYTES = 8  # two moments of every parameter
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "measure.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def plain(cfg: DictConfig) -> list[Row]:
@@ -52,11 +54,7 @@ def plain(cfg: DictConfig) -> list[Row]:
     Raises:
         FileNotFoundError: outside a checkout, where there are no plain forms.
     """
-    if not SCRIPT.is_file():
-        raise FileNotFoundError(
-            f"bench.parts=plain needs {SCRIPT}: run it in a checkout of frametx, "
-            "or leave it out with bench.parts=[attention,step,separate]"
-        )
+    script = script_of("plain", "measure.py")
     rows: list[Row] = []
     for variant in cfg.bench.variants:
         for mode in cfg.bench.modes:
@@ -64,7 +62,7 @@ def plain(cfg: DictConfig) -> list[Row]:
                 options = {"variant": variant, "mode": mode, "frames": frames}
                 options |= {"threads": cfg.bench.threads, "repeats": cfg.bench.repeats}
                 theirs, ours = (
-                    child([sys.executable, str(SCRIPT)], **options, network=network)
+                    child([sys.executable, str(script)], **options, network=network)
                     for network in ("plain", "ours")
                 )
                 rows.append(
@@ -81,6 +79,52 @@ def plain(cfg: DictConfig) -> list[Row]:
                 )
                 say(rows[-1])
     return rows
+
+
+def loop(cfg: DictConfig) -> list[Row]:
+    """A song into files, by the originals' loop and by ours; `faithful` gives the former's numbers.
+
+    Raises:
+        FileNotFoundError: outside a checkout, where there are no plain forms.
+    """
+    script = script_of("loop", "separation.py")
+    rows: list[Row] = []
+    for variant in cfg.bench.songs.variants:
+        options = {"variant": variant, "song-seconds": cfg.bench.songs.seconds}
+        options |= {"crop": cfg.bench.songs.crop_frames, "padding": cfg.bench.songs.padding_frames}
+        options |= {"threads": cfg.bench.threads, "repeats": cfg.bench.repeats}
+        plain_row: Row = {}
+        for name in ("plain", *cfg.bench.songs.loops):
+            found = child([sys.executable, str(script)], **options, loop=name)
+            plain_row = plain_row or found
+            rows.append(
+                {
+                    "network": variant,
+                    "loop": name,
+                    "CPU s": found["cpu_seconds"],
+                    "windows": found["windows"],
+                    "MB": found["peak_mb"] - found["rest_mb"],
+                    "CPU s per s": found["cpu_seconds"] / cfg.bench.songs.seconds,
+                    "times faster": plain_row["cpu_seconds"] / found["cpu_seconds"],
+                }
+            )
+            say(rows[-1])
+    return rows
+
+
+def script_of(part: str, name: str) -> Path:
+    """A script of a checkout.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+    """
+    script = SCRIPTS / name
+    if not script.is_file():
+        raise FileNotFoundError(
+            f"bench.parts={part} needs {script}: run it in a checkout of frametx, "
+            "or leave it out with bench.parts=[attention,step,separate]"
+        )
+    return script
 
 
 def family(cfg: DictConfig) -> list[Row]:
@@ -302,6 +346,7 @@ PARTS: dict[str, Callable[[DictConfig], list[Row]]] = {
     "attention": attention,
     "step": step,
     "separate": separate,
+    "loop": loop,
 }
 INNER = {"memory": memory, "chain": chain, "loading": loading}
 
@@ -367,7 +412,7 @@ def main(cfg: DictConfig) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"threads": cfg.bench.threads, "torch": str(torch.__version__)}
     for part in cfg.bench.parts:
-        starts_processes = part in ("plain", "family", "attention", "data")
+        starts_processes = part in ("plain", "family", "attention", "data", "loop")
         rows[part] = PARTS[part](cfg) if starts_processes else rerun(part)
         console.print(table(part, rows[part]))
         output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
