@@ -24,7 +24,7 @@ from frametx.ensemble import Rule
 from frametx.execution import Execution
 from frametx.faithful import OriginalOptions
 from frametx.loading import CONFIG_KEYS, load_configured
-from frametx.pipeline import Pipeline
+from frametx.pipeline import Pipeline, stft_for
 from frametx.separation_options import Augmentation, SeparationOptions, VocalFree
 from frametx.separator import SpectrogramSeparator
 from frametx.streaming import separate_waveform
@@ -64,6 +64,25 @@ class Turned(Share):
 
     def forward(self, mixture: Tensor) -> Tensor:
         return super().forward(mixture).flip(1)
+
+
+class Gate(nn.Module):
+    """The vocals are what is loud; how loud, it hears `radius` samples to each side."""
+
+    def __init__(self, radius: int) -> None:
+        super().__init__()
+        self.radius = radius
+        self.stems: tuple[str, ...] = ("vocals", "instrumental")
+        self.sample_rate = RATE
+        self.num_channels = 2
+        self.chunk_samples = RATE
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        width = 2 * self.radius + 1
+        kernel = torch.full((2, 1, width), 1 / width)
+        loud = nn.functional.conv1d(mixture.abs(), kernel, padding=self.radius, groups=2)
+        vocals = ((loud - 0.05) / 0.1).clamp(0, 1) * mixture
+        return torch.stack([vocals, mixture - vocals], dim=1)
 
 
 class Masked(nn.Module):
@@ -127,6 +146,50 @@ def test_no_option_breaks_the_sum_or_depends_on_the_blocks(rate: int) -> None:
         results = [separated(found, mixture, block, rate) for block in (1_000, 777)]
         torch.testing.assert_close(results[0].sum(dim=0), mixture, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-4)
+
+
+def quiet_in_the_middle() -> Tensor:
+    mixture = noise(2, 40_000)
+    mixture[:, 15_000:25_000] *= 0.05
+    return mixture
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_chunks_give_what_the_whole_gives_with_every_refinement(overlap: float) -> None:
+    mixture = quiet_in_the_middle()
+    whole, chunked = (
+        separated(
+            pipeline(Gate(0), options=EVERYTHING, chunk_seconds=seconds, overlap=overlap), mixture
+        )
+        for seconds in (6.0, 0.31)
+    )
+    torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=0)
+    kept = whole[1, :, 18_000:22_000]  # nothing is loud there
+    torch.testing.assert_close(kept, mixture[:, 18_000:22_000], atol=1e-6, rtol=0)
+    assert whole[0, :, :10_000].square().mean() > 0.1 * mixture[:, :10_000].square().mean()
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25])
+def test_chunks_differ_from_the_whole_only_within_reach_of_a_seam(overlap: float) -> None:
+    radius, chunk = 40, 8_000
+    options = replace(EVERYTHING, wiener=0, tta=Augmentation())  # whose windows reach further
+    mixture = quiet_in_the_middle()
+    length = mixture.shape[1]
+    whole, chunked = (
+        separated(
+            pipeline(Gate(radius), options=options, chunk_seconds=seconds, overlap=overlap), mixture
+        )
+        for seconds in (length / RATE, chunk / RATE)
+    )
+    reach = radius + stft_for(RATE).n_fft
+    hop = round(chunk * (1 - overlap))
+    seams = {*range(hop, length, hop), *range(chunk, length, hop), length - chunk}
+    is_far = torch.ones(length, dtype=torch.bool)
+    for seam in seams:
+        is_far[max(0, seam - reach) : seam + reach] = False
+    assert is_far.float().mean() > 0.4
+    torch.testing.assert_close(chunked[..., is_far], whole[..., is_far], atol=1e-5, rtol=0)
+    assert (chunked - whole).abs().max() > 1e-4  # the chunks were not one
 
 
 def test_one_member_is_the_separator_itself() -> None:
