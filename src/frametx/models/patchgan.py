@@ -14,7 +14,6 @@ Manipulation with Conditional GANs" (pix2pixHD), 2018.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -24,8 +23,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 from frametx.models.judgement import Judgement
 from frametx.nn.bins import features_last
 from frametx.nn.norm import InstanceNorm
-
-PatchNorm = Literal["none", "instance", "batch"]
 
 _KERNEL_SIZE = 4
 _MAX_WIDTH = 8  # layers double the maps up to so many times those of the first
@@ -41,8 +38,9 @@ class PatchDiscriminator(nn.Module):
         channels: maps of the first layer; every next one doubles them, up to eight times.
         num_layers: how many layers halve frames and bins: 1 to 6 judge patches of 16, 34, 70, 142,
             286 and 574 frames and as many bins.
-        norm: of all layers but the first and the last. `batch` depends on what else is in the
-            batch, so accumulated gradients differ from those of one large batch.
+        norm: `none`, `instance` or `batch`, of all layers but the first and the last. `batch`
+            depends on what else is in a batch, so accumulated gradients differ from those of one
+            large batch.
         has_spectral_norm: divide every kernel by its largest singular value, which bounds how fast
             the logits can change (Miyato et al., "Spectral Normalization for Generative
             Adversarial Networks", 2018).
@@ -61,7 +59,7 @@ class PatchDiscriminator(nn.Module):
         num_bins: int,
         channels: int,
         num_layers: int,
-        norm: PatchNorm,
+        norm: str,
         has_spectral_norm: bool,
     ) -> None:
         super().__init__()
