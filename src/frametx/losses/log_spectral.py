@@ -14,7 +14,8 @@ class LogSpectralDistance(nn.Module):
 
     Args:
         n_fft: window length, samples; the hop is a quarter of it.
-        floor: added in power to every magnitude, in units of an STFT that is not normalised.
+        floor: added in power to every magnitude, in units of an STFT that is not normalised; see
+            `MultiResolutionStft`.
         takes_root: False gives the mean of the squares in dB^2 without a root, as the original had.
         weight: factor of the result.
 
@@ -22,7 +23,8 @@ class LogSpectralDistance(nn.Module):
         ValueError: if the floor is not above 0.
 
     Source: Gray and Markel, "Distance measures for speech processing", 1976; without the root
-    specs/training.md section 4 (V1 of March 2023, its floor 1e-10 in power).
+    specs/training.md section 4 (V1 of March 2023, its floor 1e-10 in the power of a
+    magnitude whose largest value is 1).
     """
 
     def __init__(self, *, n_fft: int, floor: float, takes_root: bool, weight: float) -> None:

@@ -20,7 +20,9 @@ class MultiResolutionStft(nn.Module):
     Args:
         n_ffts: window lengths, samples; each with a hop of a quarter of it.
         floor: added in power to every magnitude, in units of an STFT that is not normalised; below
-            it the logarithm tells nothing apart. 16-bit rounding lies at about 2e-4 at n_fft 2048.
+            it the logarithm tells nothing apart. At n_fft 2048 a tone at full scale is 512 and
+            16-bit rounding about 2e-4; the gradient of a logarithm is largest in the quietest bins,
+            and a floor near the rounding leaves it to them.
         convergence_weight: of the spectral convergence.
         log_magnitude_weight: of the mean absolute difference of natural logarithms.
         weight: factor of the result.
