@@ -4,8 +4,7 @@ A discriminator is made of `in_channels`, `num_bins` and sizes of its own, and s
 `B C F T`. A conditional one is shown the mixture on the first channels and what it judges behind.
 
 All of them can be differentiated twice, as gradient penalties need. Only torch's fused attention
-cannot: whoever takes a penalty calls `use_backend(discriminator, "materialised")` first, see
-`frametx.nn.residual_scores`.
+cannot: whoever takes a penalty judges inside `sdpa_kernel(SDPBackend.MATH)`.
 """
 
 from typing import NamedTuple
