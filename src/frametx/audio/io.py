@@ -298,7 +298,7 @@ class AudioWriter:
         return samples.clip(lowest, highest)
 
 
-def as_on_disk(path: Path) -> Path | bytes:
+def as_on_disk(path: Path) -> Any:
     """A path as soundfile needs it, which refuses text for names that are no UTF-8."""
     return os.fsencode(path) if os.name == "posix" else path
 
