@@ -72,7 +72,7 @@ class FullDisk:
         return isinstance(name, str | Path) and Path(name).is_relative_to(self.folder)
 
 
-@settings(PROFILE, max_examples=150)
+@settings(PROFILE, max_examples=80)
 @given(
     step=st.sampled_from(sorted(STEPS)),
     first=st.integers(0, 8),

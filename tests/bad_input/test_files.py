@@ -130,7 +130,7 @@ DAMAGES = st.builds(
 )
 
 
-@settings(PROFILE, max_examples=400)
+@settings(PROFILE, max_examples=300)
 @given(
     damage=DAMAGES,
     name=st.sampled_from([*CODED, *CONTAINERS]),

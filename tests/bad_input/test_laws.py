@@ -150,7 +150,7 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(PROFILE, max_examples=400)
+@settings(PROFILE, max_examples=250)
 @given(sound=sounds(), chosen=options())
 def test_the_stems_of_any_song_are_whole_and_add_up_to_it(
     separated: Any, sound: Sound, chosen: dict[str, Any]

@@ -84,7 +84,7 @@ def folders(draw: st.DrawFn) -> list[str]:
     return sorted(found)
 
 
-@settings(PROFILE, max_examples=120)
+@settings(PROFILE, max_examples=100)
 @given(names=folders())
 @example(names=["A.wav", "a.wav", "e\u0301.wav", "\u00e9.wav", "SS/x.wav", "ß/x.wav"])
 @example(names=["x" * 250 + ".wav", "x" * 249 + "y.wav", "🎤" * 60 + ".wav"])
@@ -218,7 +218,7 @@ ALBUMS = st.one_of(
 )
 
 
-@settings(PROFILE, max_examples=150)
+@settings(PROFILE, max_examples=100)
 @given(content=ALBUMS)
 @example(content=b'{"convert": ["a.wav"], "copy": ["b.wav"], "output": "\\u0000"}')
 @example(content=b'{"convert": ["a.wav", "a.wav"]}')
@@ -243,7 +243,7 @@ def test_an_album_of_anything_is_done_or_refused_in_one_line(
             outcome.check([Path(file.input) for file in outcome.report.files])
 
 
-@settings(PROFILE, max_examples=60)
+@settings(PROFILE, max_examples=50)
 @given(content=st.one_of(st.binary(max_size=300), st.binary(max_size=60).map(b"RIFF".__add__)))
 @example(content=b"")
 @example(content=b"\xff\xfb\x90" + bytes(1_000))
