@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from frametx import __version__, legacy
+from frametx.nn.low_rank import merged
 from frametx.separator import Separator
 
 FORMAT = 1
@@ -65,10 +66,15 @@ def load_separator(path: Path | str, *, device: torch.device | str = "cpu") -> S
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no frametx checkpoint, is damaged, would run code, or its weights do
-            not fit the network that its config describes.
+        ValueError: if it is no frametx checkpoint, is damaged, would run code, its weights do not
+            fit the network that its config describes, or it has never seen a stem.
     """
     stored = as_ours(read_file(path), path)
+    if stored["frametx"].get("pretraining"):
+        raise ValueError(
+            f"{path} was pretrained ({stored['frametx']['pretraining']}) and separates nothing "
+            f"yet: train it on by python -m frametx.train init_from={path}"
+        )
     config = stored["frametx"]["separator"]
     refuse_foreign_targets(config, path)
     try:
@@ -173,12 +179,13 @@ def read_safetensors(path: Path | str) -> dict[str, Any]:
 
 
 def separator_weights(stored: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The separator's part of a checkpoint's weights."""
-    return {
+    """The separator's part of a checkpoint's weights; adapters are merged into theirs."""
+    weights = {
         name.removeprefix(PREFIX): value
         for name, value in stored["state_dict"].items()
         if name.startswith(PREFIX)
     }
+    return merged(weights)
 
 
 def load_weights(separator: nn.Module, weights: Mapping[str, Tensor], path: Path | str) -> None:

@@ -4,36 +4,49 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
 import torch.distributed
+from hydra import compose
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies.launchers import subprocess_script
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from frametx.checkpoint import (
+    PREFIX,
+    as_ours,
     load_separator,
     load_weights,
     read_checkpoint,
+    read_file,
     recipe,
     refuse_foreign_targets,
 )
 from frametx.checkpoint import separator_weights as weights_of
-from frametx.config import hydra_main
+from frametx.config import composition_message, hydra_main, quoted
 from frametx.evaluate import evaluate, evaluation_set, report
 from frametx.loading import load
+from frametx.nn.low_rank import has_adapters
+from frametx.training.adapters import add_adapters
 from frametx.training.callbacks import Recipe
 from frametx.training.curriculum import ContextCurriculum
+from frametx.training.initialisation import initialise
+from frametx.training.mixtures import MixturesDataModule
+from frametx.training.parameter_groups import freeze_parameters
 
+FINISHED = "finished"  # a file in the folder of a stage that need not be run again
 Stored = tuple[str, dict[str, Any]]  # path and contents of a checkpoint
 
 
@@ -50,17 +63,23 @@ def train(cfg: DictConfig) -> Path | None:
     L.seed_everything(cfg.seed, workers=True)
     data = instantiate(cfg.data)
     data.prepare_data()  # before other processes exist: a missing library ends here, in one line
-    module = instantiate(cfg.module)
-    for given in (cfg.init_from, resumed):
-        if given is not None:  # also before Lightning resumes: it would not say what does not fit
-            load_weights(module.separator, weights_of(read_checkpoint(given)), given)
+    check_task(cfg, data)
+    module = instantiate(cfg.module if cfg.pretraining is None else cfg.pretraining)
+    give_weights(cfg, module.separator, resumed)
+    freeze_parameters(module, cfg.freeze)
+    if cfg.lora.rank is not None:
+        say_adapters(module.separator, add_adapters(module.separator, **cfg.lora))
     prepare_discriminator(cfg, module, resumed)
     if members:
         load_members(module.separator.members, members, resumed=resumed)
+    check_adapters(module.separator, resumed)
     keep_metrics(Path(cfg.paths.output_dir))
     config = cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True))
     trainer = instantiate(cfg.trainer)
-    trainer.callbacks.insert(0, Recipe(recipe=recipe(config, model=model_name(cfg))))
+    made_by = recipe(config, model=model_name(cfg))
+    if cfg.pretraining is not None:
+        made_by["pretraining"] = str(cfg.pretraining.task._target_).rpartition(".")[2]
+    trainer.callbacks.insert(0, Recipe(recipe=made_by))
     try:
         data.curriculum.check(trainer.world_size)
         warn_of_missing_past(module.separator, data.curriculum)
@@ -68,6 +87,85 @@ def train(cfg: DictConfig) -> Path | None:
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     return best_checkpoint(cfg) if trainer.is_global_zero else None
+
+
+def check_task(cfg: DictConfig, data: Any) -> None:
+    """Refuse a task that cannot be learnt from the data, or two tasks at once.
+
+    Raises:
+        ValueError: naming the keys and the way out.
+    """
+    if cfg.pretraining is None:
+        if isinstance(data, MixturesDataModule):
+            raise ValueError(
+                "data=mixtures has no stems to learn separation from: add pretraining=masked or "
+                "pretraining=denoising, or give data with stems"
+            )
+        return
+    if cfg.get("discriminator") is not None:
+        raise ValueError("pretraining=... has no estimates to judge: leave discriminator at none")
+    if cfg.test:
+        raise ValueError("test=true: a network that is being pretrained separates nothing yet")
+
+
+def give_weights(cfg: DictConfig, separator: nn.Module, resumed: str | None) -> None:
+    """Load what init_from names, and say what became of it; or see that a resumed run fits.
+
+    Raises:
+        ValueError: if weights do not fit, or init.* is given without init_from.
+    """
+    if resumed is not None:  # before Lightning does it: it would not say what does not fit
+        load_weights(separator, weights_of(read_checkpoint(resumed)), resumed)
+        return
+    if cfg.init_from is None:
+        if cfg.init.leave_out or not cfg.init.strict:
+            raise ValueError(f"init={cfg.init} says how to start from a checkpoint: add init_from")
+        return
+    path = Path(str(cfg.init_from)).expanduser()
+    stored = as_ours(read_file(path), path)
+    done = initialise(
+        separator,
+        weights_of(stored),
+        path=path,
+        strict=cfg.init.strict,
+        leave_out=list(cfg.init.leave_out),
+        stored_config=stored["frametx"]["separator"],
+        config=cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True)),
+    )
+    if not is_child_process():
+        print(done.describe(path), flush=True)
+
+
+def say_adapters(separator: nn.Module, adapted: Sequence[str]) -> None:
+    """Print how many numbers learn beside how many that stay."""
+    if is_child_process():
+        return
+    learning = sum(p.numel() for p in separator.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in separator.parameters())
+    print(
+        f"lora: {len(adapted)} weights have a product beside them; {learning / 1e6:.3g} M of "
+        f"{total / 1e6:.3g} M numbers learn",
+        flush=True,
+    )
+
+
+def check_adapters(separator: nn.Module, resumed: str | None) -> None:
+    """See that a resumed run has the adapters that it was trained with.
+
+    Raises:
+        ValueError: if it has others.
+    """
+    if resumed is None:
+        return
+    stored = read_checkpoint(resumed)["state_dict"]
+    there = {name: value.shape for name, value in stored.items() if name.startswith(PREFIX)}
+    here = {f"{PREFIX}{name}": value.shape for name, value in separator.state_dict().items()}
+    if there != here:
+        raise ValueError(
+            f"{resumed} was trained with {'other' if has_adapters(stored) else 'no'} adapters: "
+            "resume with the same lora.rank, lora.targets, lora.trained and freeze, or start a new "
+            "run with init_from"
+        )
 
 
 def members_of_ensemble(cfg: DictConfig, resumed: str | None) -> list[Stored]:
@@ -297,23 +395,134 @@ def leave_process_group() -> None:
         os.environ.pop(name, None)
 
 
-@hydra_main("train")
-def main(cfg: DictConfig) -> None:
-    """Train, then evaluate the best weights on data.test."""
-    setattr(subprocess_script, "_hydra_subprocess_cmd", child_command)  # noqa: B010 - a private name
+def run(cfg: DictConfig) -> Path | None:
+    """Train, then evaluate the best weights on data.test; returns their checkpoint."""
     try:
         best = train(cfg)
     finally:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if cfg.stage_of is not None or HydraConfig.get().mode == RunMode.MULTIRUN:
             leave_process_group()
     if best is None:
-        return
+        return None
     print(f"checkpoint: {best}", flush=True)
     if cfg.test:
         device = "cpu" if cfg.trainer.accelerator == "cpu" else "auto"
         pipeline = load(best, device=device, precision="fp32")
         evaluation = evaluate(pipeline, evaluation_set(cfg, pipeline))
         report(evaluation, Path(cfg.paths.output_dir) / "evaluation")
+    return best
+
+
+def run_stages(cfg: DictConfig) -> None:
+    """Run the stages of a pipeline, each from the best weights of the one before.
+
+    A stage has a folder of its own, and leaves a file `finished` in it. With ckpt_path=last stages
+    that are finished are passed over, and the one that was interrupted is resumed.
+
+    Raises:
+        ValueError: if a stage's config cannot be, before any is run, or the folder holds another
+            pipeline.
+    """
+    folder = folder_of_stages(cfg)
+    jobs = [stage_config(cfg, name, place) for name, place in stage_folders(cfg, folder)]
+    best: Path | None = None
+    for job, (name, place) in zip(jobs, stage_folders(cfg, folder), strict=True):
+        mark = place / FINISHED
+        if not mark.is_file():
+            print(f"stage {name}: {place}", flush=True)
+            with as_own_job(job, place):
+                with open_dict(job):
+                    unfinished = place / "checkpoints" / "last.ckpt"
+                    job.ckpt_path = str(unfinished) if unfinished.is_file() else None
+                    job.init_from = job.init_from if best is None else str(best)
+                if run(job) is not None:
+                    mark.touch()
+        else:
+            print(f"stage {name}: finished before", flush=True)
+        best = best_checkpoint(job)
+
+
+def folder_of_stages(cfg: DictConfig) -> Path:
+    """Where the folders of the stages lie: this run's own, or the newest with ckpt_path=last.
+
+    Raises:
+        ValueError: if there is nothing to go on with, or something that must not be written over.
+    """
+    own = Path(cfg.paths.output_dir)
+    if cfg.ckpt_path not in (None, "last"):
+        raise ValueError(
+            f"ckpt_path={cfg.ckpt_path}: a pipeline goes on where it stopped, by ckpt_path=last"
+        )
+    has_begun = any(place.exists() for _, place in stage_folders(cfg, own))
+    if cfg.ckpt_path is None:
+        if has_begun:
+            raise ValueError(
+                f"{own} already holds a pipeline: ckpt_path=last goes on with it, name=... starts "
+                "another"
+            )
+        return own
+    if has_begun:
+        return own
+    names = {place.name for _, place in stage_folders(cfg, own)}
+    found = [
+        path.parent.parent
+        for path in Path(cfg.paths.runs_dir).glob("**/last.ckpt")
+        if path.parent.parent.name in names
+    ]
+    if not found:
+        raise ValueError(f"ckpt_path=last: no pipeline under {cfg.paths.runs_dir} has begun")
+    newest = max(found, key=lambda place: (place / "checkpoints" / "last.ckpt").stat().st_mtime)
+    print(f"going on with {newest.parent}", flush=True)
+    return newest.parent
+
+
+def stage_folders(cfg: DictConfig, folder: Path) -> list[tuple[str, Path]]:
+    """Name and folder of every stage, in order."""
+    return [(str(n), folder / f"{i}_{n}") for i, n in enumerate(cfg.stages, start=1)]
+
+
+def stage_config(cfg: DictConfig, name: str, place: Path) -> DictConfig:
+    """One stage as a run of its own: its overrides, and over them those of the command line.
+
+    Raises:
+        ValueError: if it cannot be composed.
+    """
+    overrides = [
+        *(str(text) for text in cfg.stages[name]),
+        *HydraConfig.get().overrides.task,
+        "stages=null",
+        f"stage_of={quoted(place.parent)}",
+        f"paths.output_dir={quoted(place)}",
+    ]
+    try:
+        return compose("train", overrides=overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = composition_message(error, "train", overrides)
+        raise ValueError(f"stages.{name}={list(cfg.stages[name])}: {message}") from error
+
+
+@contextmanager
+def as_own_job(job: DictConfig, place: Path) -> Iterator[None]:
+    """Let what asks Hydra for its job see this one: names of groups, commands of more processes."""
+    pipeline = HydraConfig.instance().cfg
+    with open_dict(job):
+        job.hydra.runtime.output_dir = str(place)
+    place.mkdir(parents=True, exist_ok=True)
+    HydraConfig.instance().set_config(job)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = pipeline
+
+
+@hydra_main("train")
+def main(cfg: DictConfig) -> None:
+    """Train, or run the stages of a pipeline one after the other."""
+    setattr(subprocess_script, "_hydra_subprocess_cmd", child_command)  # noqa: B010 - a private name
+    if cfg.stages is None:
+        run(cfg)
+    else:
+        run_stages(cfg)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,184 @@
+"""Songs as they are, without stems: what pretraining is fed with."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from frametx.audio.stft import Stft
+from frametx.data.aligned import StemTransforms
+from frametx.data.crops import CropReader, Crops
+from frametx.data.library import Library, Root, Weighting
+from frametx.data.progress import progress_bar
+from frametx.data.sampling import SegmentPool
+from frametx.data.tracks import EvaluationSet, Mixture
+from frametx.training.curriculum import ContextCurriculum
+from frametx.training.datamodule import SampleSource, StepDataModule
+
+
+class MixtureCrops(Dataset[dict[str, Tensor]]):
+    """Sample number n: an excerpt of a song. It has no length: the sampler knows the numbers.
+
+    Args:
+        crops: of the songs.
+    """
+
+    def __init__(self, crops: Crops) -> None:
+        self.crops = crops
+
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, Tensor]:
+        """`sample`, its number, and `stems` 1 C L, of (sample number, length in samples)."""
+        sample, num_samples = index
+        excerpt = torch.from_numpy(self.crops.read(sample, num_samples))
+        return {"sample": torch.tensor(sample), "stems": excerpt[None]}
+
+    def describe(self, sample: int, num_samples: int) -> str:
+        """Which song, from where on."""
+        return self.crops.describe(sample, num_samples)
+
+
+class DrawnExcerpts:
+    """Excerpts of songs, drawn once and for all, each as a track of one stem.
+
+    Args:
+        crops: of songs that are not trained on.
+        count: number of excerpts.
+        seconds: length of each.
+    """
+
+    def __init__(self, crops: Crops, *, count: int, seconds: float) -> None:
+        if count < 1 or seconds <= 0:
+            raise ValueError(f"count ({count}) and seconds ({seconds}) must be more than 0")
+        self.crops = crops
+        self.count = count
+        self.num_samples = max(1, round(seconds * crops.reader.sample_rate))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int, /) -> Mixture:
+        """Read one."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"excerpt {index} of {self.count}")
+        excerpt = torch.from_numpy(self.crops.read(index, self.num_samples))
+        name = f"{index:03d}: {self.crops.describe(index, self.num_samples)}"
+        return Mixture(name, excerpt[None], self.crops.reader.sample_rate)
+
+
+class MixturesDataModule(StepDataModule):
+    """Random excerpts of songs: B 1 C L, the only stem is the mixture.
+
+    Args:
+        mixtures: songs: a folder or an address, or several (see `Library.open`).
+        weighting: what is equally likely: seconds, files, folder or library (see `DrawRules`).
+        min_loudness_db: excerpts with a lower RMS (dB relative to full scale) are not drawn; null
+            draws all.
+        pool: segments and uses of a `SegmentPool`; null reads an excerpt for every sample.
+        remote_cache_gb: how much is kept of what is fetched from addresses.
+        exclude: shell patterns of files to leave out, or lists of them that `check` wrote (.txt).
+        held_out: share of the songs that training never hears.
+        held_out_excerpts: how many excerpts of them are validated on.
+        held_out_seconds: length of each.
+        transforms: what chance does to each excerpt.
+        The rest as for `StepDataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        mixtures: Root | Sequence[Root],
+        weighting: Weighting,
+        min_loudness_db: float | None,
+        pool: Mapping[str, int] | None,
+        remote_cache_gb: float,
+        exclude: Sequence[str] | str,
+        held_out: float,
+        held_out_excerpts: int,
+        held_out_seconds: float,
+        transforms: StemTransforms,
+        sample_rate: int,
+        num_channels: int,
+        seed: int,
+        cache_dir: str,
+        decode_once: bool,
+        curriculum: ContextCurriculum,
+        stft: Stft,
+        num_workers: int,
+        repeat_first_step: bool,
+    ) -> None:
+        super().__init__(
+            curriculum=curriculum,
+            stft=stft,
+            num_workers=num_workers,
+            repeat_first_step=repeat_first_step,
+            sample_rate=sample_rate,
+            num_channels=num_channels,
+            seed=seed,
+            cache_dir=cache_dir,
+            decode_once=decode_once,
+        )
+        self.roots = mixtures
+        self.weighting: Weighting = weighting
+        self.min_loudness_db = min_loudness_db
+        self.pool = None if pool is None else SegmentPool(**pool)
+        self.remote_cache_gb = remote_cache_gb
+        self.exclude = exclude if isinstance(exclude, str) else tuple(exclude)
+        self.held_out = held_out
+        self.held_out_excerpts = held_out_excerpts
+        self.held_out_seconds = held_out_seconds
+        self.transforms = transforms
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the songs trained on."""
+        return self._parts[0].fingerprint
+
+    @property
+    def num_lost_files(self) -> int:
+        """Of all songs, in all processes of this machine."""
+        return cast(MixtureCrops, self.source).crops.reader.num_lost
+
+    @cached_property
+    def _parts(self) -> tuple[Library, Library]:
+        """What is trained on, and what is held out."""
+        with progress_bar("checking mixtures") as progress:
+            library = Library.open(
+                self.roots,
+                role="mixtures",
+                cache_dir=self.cache_dir,
+                exclude=self.exclude,
+                weighting=self.weighting,
+                min_loudness_db=self.min_loudness_db,
+                pool=self.pool,
+                remote_cache_gb=self.remote_cache_gb,
+                progress=progress,
+            )
+        return library.split(self.held_out)
+
+    def open_validation(self) -> EvaluationSet:
+        """Excerpts of the songs that are held out."""
+        crops = self._crops(self._parts[1], stream="evaluation/mixtures", cache_dir=None)
+        return DrawnExcerpts(crops, count=self.held_out_excerpts, seconds=self.held_out_seconds)
+
+    def open_source(self) -> SampleSource:
+        """The excerpts trained on."""
+        cache_dir = self.cache_dir / "decoded" if self.decode_once else None
+        return MixtureCrops(self._crops(self._parts[0], stream="mixtures", cache_dir=cache_dir))
+
+    def mix(self, crops: dict[str, Tensor]) -> Float[Tensor, "B 1 C L"]:
+        """Transform each excerpt, on the device."""
+        return self.transforms(crops)
+
+    def _crops(self, library: Library, *, stream: str, cache_dir: Path | None) -> Crops:
+        reader = CropReader(
+            library,
+            sample_rate=self.sample_rate,
+            num_channels=self.num_channels,
+            cache_dir=cache_dir,
+        )
+        return Crops(reader, seed=self.seed, stream=stream)
