@@ -269,8 +269,6 @@ class AdversarialSeparationModule(L.LightningModule):
             self._without_gradient(micro_batch) if known is None else known.detach()
             for micro_batch, known in zip(micro_batches, kept, strict=True)
         ]
-        # Autocast keeps casts of weights: those made here lead to no gradient.
-        torch.clear_autocast_cache()
         optimizer = cast(list[Optimizer], self.optimizers(use_pl_optimizer=False))[1]
         values: dict[str, Tensor] = {}
         for _ in range(self.num_discriminator_steps):
@@ -293,7 +291,6 @@ class AdversarialSeparationModule(L.LightningModule):
                 batch=batch,
                 say=self.print,
             )
-            torch.clear_autocast_cache()  # those of the weights before this step
             values |= {"d_loss": total, "d_gradient_norm": norm}
         return values
 
