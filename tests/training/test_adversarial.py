@@ -267,6 +267,32 @@ def test_the_generators_step_lowers_the_certainty_of_each_discriminator(
         assert later["d_voice"] < certainty["d_voice"]
 
 
+@pytest.mark.parametrize(
+    ("discriminator", "overrides"),
+    [
+        *((name, ["contest.r1_weight=1.0"]) for name in SMALL if name != "vocal_presence_tiny"),
+        ("vocal_presence_tiny", []),
+        ("patchgan_tiny", ["discriminator.has_spectral_norm=true", "contest.loss=hinge"]),
+        ("patchgan_tiny", ["loss=vocal_bands", "model.has_vocal_bands=true"]),
+        ("frame_tiny", ["contest.loss=wgan_gp", "contest.feature_matching_weight=1.0"]),
+        ("patchgan_tiny", ["module.recompute=true", "module.is_conditional=false"]),
+    ],
+)
+def test_two_steps_in_bf16_with_each_discriminator_move_both_players(
+    discriminator: str,
+    overrides: list[str],
+    composed: Callable[..., AdversarialSeparationModule],
+) -> None:
+    module = composed(discriminator, "module.ramp_steps=0", *overrides).train()
+    stems = micro_batch_of(module).stems
+    steps = [StepBatch(stems, [2 * n, 2 * n + 1], 1 + n, str) for n in range(2)]
+    start = weights(module)
+    fit(module, steps, precision="bf16-mixed")
+    moved = [name for name, value in weights(module).items() if not torch.equal(value, start[name])]
+    assert {name.partition(".")[0] for name in moved} == {"separator", "discriminator"}
+    assert module.guarded_step.num_skipped == module.guarded_discriminator_step.num_skipped == 0
+
+
 @pytest.mark.parametrize("make", [small_separator, WaveformNetwork])
 def test_every_kind_of_separator_can_be_judged(make: Callable[[], nn.Module]) -> None:
     module = small_module(separator=make(), reconstruction_weight=0.0)
@@ -553,6 +579,9 @@ def test_a_discriminator_can_start_from_the_encoder_of_a_separator(
     refused = compose_tiny(tmp_path / "third", *TINY_CONTEST, source)
     with pytest.raises(ValueError, match="discriminator=frame"):
         train(refused)
+    resumed = compose_tiny(tmp_path / "fourth", *TINY_CONTEST, f"ckpt_path={first}")
+    with pytest.raises(ValueError, match="with no discriminator and this run has one"):
+        train(resumed)
 
 
 def built_on_meta(*overrides: str) -> tuple[nn.Module, nn.Module]:
