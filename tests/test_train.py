@@ -17,11 +17,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from frametx.checkpoint import load_separator, save_separator
+from frametx import legacy
+from frametx.checkpoint import build, load_separator, save_separator
 from frametx.config import conf_dir, one_line
 from frametx.data.synthetic import write_synthetic_tracks
 from frametx.nn.block import Block
-from frametx.train import main, train, warn_of_missing_past
+from frametx.train import give_weights, main, train, warn_of_missing_past
 from frametx.training.callbacks import Ema
 from frametx.training.curriculum import ContextCurriculum
 
@@ -465,6 +466,244 @@ def around(network: torch.nn.Module) -> L.LightningModule:
     module = L.LightningModule()
     module.network = network
     return module
+
+
+PRETRAINING = {
+    "denoising": ["pretraining=denoising"],
+    "masked": ["pretraining=masked", "pretraining.task.token_frames=[2,4]"],
+}
+
+
+@pytest.fixture
+def compose_songs(libraries: Path, tiny_overrides: list[str]) -> Compose:
+    """Compose a tiny run on songs without stems."""
+    folders = ("data=", "data.vocals", "data.instrumental", "data.held_out")
+    kept = [text for text in tiny_overrides if not text.startswith(folders)]
+    mixtures = f"data.mixtures=[{libraries / 'vocals'},{libraries / 'instrumental'}]"
+    held_out = ["data.held_out=0.34", "data.held_out_excerpts=2", "data.held_out_seconds=0.5"]
+
+    def compose_run(output: Path, *overrides: str) -> DictConfig:
+        given = ["data=mixtures", mixtures, *held_out, f"paths.output_dir={output}", *overrides]
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("train", [*kept, *given])
+
+    return compose_run
+
+
+@pytest.mark.parametrize("task", PRETRAINING)
+def test_pretraining_on_songs_resumes_exactly_and_keeps_the_best(
+    task: str, tmp_path: Path, compose_songs: Compose
+) -> None:
+    def run(name: str, *overrides: str) -> None:
+        train(compose_songs(tmp_path / name, *PRETRAINING[task], *overrides))
+
+    run("whole", "trainer.max_steps=4", "trainer.val_check_interval=2")
+    run("half", "trainer.max_steps=2", "trainer.val_check_interval=2")
+    half = tmp_path / "half" / "checkpoints" / "last.ckpt"
+    run("rest", "trainer.max_steps=4", "trainer.val_check_interval=2", f"ckpt_path={half}")
+    assert_same_run(last(tmp_path / "rest"), last(tmp_path / "whole"))
+    with pytest.raises(AssertionError):  # the comparison can fail
+        assert_same_run(last(tmp_path / "half"), last(tmp_path / "whole"))
+    header, *rows = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()
+    column = header.split(",").index("val/loss")
+    losses = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
+    best = tmp_path / "whole" / "checkpoints" / "best.ckpt"
+    callbacks = torch.load(best, weights_only=True)["callbacks"].values()
+    kept = [state["best_model_score"] for state in callbacks if "best_model_score" in state]
+    assert [float(score) for score in kept] == pytest.approx([min(losses)])
+    with pytest.raises(ValueError, match="separates nothing yet: train it on"):
+        load_separator(best)
+
+
+def test_a_pretrained_network_is_trained_on_without_its_head(
+    tmp_path: Path,
+    compose_songs: Compose,
+    compose_tiny: Compose,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = tmp_path / "first"
+    overrides = ["trainer.max_steps=2", "optimizer.lr=1e-2"]
+    train(compose_songs(first, *PRETRAINING["masked"], *overrides))
+    still = ["optimizer.lr=0.0", "module.weight_decay=0.0", "trainer.max_steps=1"]
+    taken = [f"init_from={first}/checkpoints/last.ckpt", "init.leave_out=[network.out.*]"]
+    second = compose_tiny(tmp_path / "second", *taken, *still)
+    train(second)
+    source, drawn = last(first)["state_dict"], instantiate_separator(second)
+    for name, weight in last(tmp_path / "second")["current_model_state"].items():
+        short = name.removeprefix("separator.")
+        expected = drawn[short] if short.startswith("network.out.") else source[name]
+        assert torch.equal(weight, expected), name
+    printed = capsys.readouterr().out
+    assert "left out 2 of the file: network.out.weight, network.out.bias" in printed
+    assert "start anew 2 of the network: network.out.weight, network.out.bias" in printed
+    assert load_separator(tmp_path / "second" / "checkpoints" / "last.ckpt")
+
+
+def test_training_starts_from_an_original_programs_weights(
+    tmp_path: Path,
+    reference: Callable[[str], dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original = reference("v10_temporal")["state_dict"]
+    converted = legacy.convert(original)
+    config = legacy.separator_config(converted)
+    torch.save(original, tmp_path / "theirs.pth")
+    separator = build(config | {"top_bin": "copy"})
+    init = {"strict": True, "leave_out": []}
+    given = {"init_from": str(tmp_path / "theirs.pth"), "init": init}
+    ours = {"separator": config | {"top_bin": "copy"}}
+    give_weights(OmegaConf.create({**given, **ours}), separator, None)
+    for name, weight in converted.weights.items():
+        assert torch.equal(separator.state_dict()[f"network.{name}"], weight)
+    assert "options that differ: top_bin: file zero, network copy" in capsys.readouterr().out
+
+
+def test_frozen_parts_stay_and_rates_fall_with_depth(tmp_path: Path, compose_tiny: Compose) -> None:
+    settings = ["freeze=[network.encoders.*]", "layer_decay=0.5", "optimizer.lr=1e-2"]
+    constant = ["scheduler.shape=constant", "scheduler.warmup_steps=0", "trainer.max_steps=2"]
+    cfg = compose_tiny(tmp_path, *settings, *constant)
+    train(cfg)
+    start, done = instantiate_separator(cfg), last(tmp_path)
+    for state in ("state_dict", "current_model_state"):
+        still = {n for n, w in start.items() if torch.equal(w, done[state][f"separator.{n}"])}
+        assert {n for n in start if n.startswith("network.encoders.")} <= still
+        assert "network.out.weight" not in still
+    rates = [group["lr"] for group in done["optimizer_states"][0]["param_groups"]]
+    assert rates[0] == 1e-2  # of the output
+    assert {*rates} <= {1e-2 * 0.5**n for n in range(20)}
+    assert len({*rates}) > 3
+
+
+def test_adapters_resume_exactly_and_their_checkpoint_separates_as_it_is(
+    tmp_path: Path, compose_tiny: Compose
+) -> None:
+    train(compose_tiny(tmp_path / "first", "trainer.max_steps=1"))
+    first = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    settings = ["lora.rank=1", "optimizer.lr=1e-2", "lora.trained=[network.out.*]"]
+    start = f"init_from={first}"
+    train(compose_tiny(tmp_path / "whole", *settings, start, "trainer.max_steps=4"))
+    train(compose_tiny(tmp_path / "half", *settings, start, "trainer.max_steps=2"))
+    half = f"ckpt_path={tmp_path}/half/checkpoints/last.ckpt"
+    train(compose_tiny(tmp_path / "rest", *settings, half, "trainer.max_steps=4"))
+    assert_same_run(last(tmp_path / "rest"), last(tmp_path / "whole"))
+
+    before = load_separator(first)
+    after = load_separator(tmp_path / "whole" / "checkpoints" / "last.ckpt")
+    names = [name for name, _ in cast(torch.nn.Module, after).named_parameters()]
+    assert not [name for name in names if "parametrizations" in name]
+    mixture = torch.randn(1, 1, 3000)
+    with torch.inference_mode():
+        assert not torch.equal(after(mixture), before(mixture))
+    for wrong in (["lora.rank=2"], ["lora.rank=null"]):
+        with pytest.raises(ValueError, match="with the same lora"):
+            train(compose_tiny(tmp_path / "wrong", *settings, half, *wrong))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["pretraining=masked", "discriminator=patchgan_tiny"], "no estimates to judge"),
+        (["pretraining=denoising", "test=true"], "separates nothing yet"),
+        (["init.leave_out=[network.out.*]"], "add init_from"),
+        (["init.strict=false"], "add init_from"),
+        (["freeze=[network.encoder.*]"], r"freeze: network.encoder.\* fits no parameter"),
+        (["lora.rank=1", "lora.targets=[network.nothing]"], "lora.targets: network.nothing fits"),
+        (["pretraining=masked"], "hold no two tokens of 16"),
+        (["layer_decay=2.0"], "layer_decay=2.0 must be above 0 and at most 1"),
+    ],
+)
+def test_starts_that_cannot_be_are_refused(
+    overrides: list[str], says: str, tmp_path: Path, compose_tiny: Compose
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        train(compose_tiny(tmp_path, *overrides, "trainer.max_steps=1"))
+
+
+def test_songs_without_stems_do_not_teach_separation(
+    tmp_path: Path, compose_songs: Compose
+) -> None:
+    with pytest.raises(ValueError, match="data=mixtures has no stems"):
+        train(compose_songs(tmp_path))
+
+
+STAGES = (
+    "stages={unsupervised: ['pretraining=masked', 'trainer.max_steps=2', "
+    "'pretraining.task.token_frames=[2,4]'], "
+    "supervised: ['trainer.max_steps=300'], "
+    "adversarial: ['discriminator=patchgan_tiny', 'discriminator.num_layers=1']}"
+)
+
+
+def run_main(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The command line, in this process; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["frametx.train", *arguments])
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    finally:
+        GlobalHydra.instance().clear()
+    return int(cast(int, stopped.value.code))
+
+
+def test_a_pipeline_killed_in_the_middle_runs_only_what_is_left(
+    tmp_path: Path,
+    tiny_overrides: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pipeline = [*tiny_overrides, STAGES, "callbacks.last.every_n_steps=1"]
+    command = [sys.executable, "-m", "frametx.train", *pipeline, "name=killed"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    folder = tmp_path / "runs" / "killed"
+    saved = folder / "2_supervised" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 200
+    while not saved.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    step = last(saved.parents[1])["global_step"]
+    assert 0 < step < 300
+    assert (folder / "1_unsupervised" / "finished").is_file()
+    first = (folder / "1_unsupervised" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+
+    monkeypatch.chdir(tmp_path)
+    more = [*pipeline, f"trainer.max_steps={step + 2}", "ckpt_path=last"]
+    assert run_main(*more, monkeypatch=monkeypatch) == 0
+    printed = capfd.readouterr().out
+    assert "stage unsupervised: finished before" in printed
+    assert f"loaded {len(last(saved.parents[1])['state_dict'])} weights" in printed
+    assert (folder / "1_unsupervised" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == first
+    assert last(saved.parents[1])["global_step"] == step + 2
+    assert (saved.parents[1] / "metrics.part1.csv").is_file()  # it was resumed, not repeated
+    adversarial = last(folder / "3_adversarial")
+    assert adversarial["global_step"] == step + 2
+    assert any(name.startswith("discriminator.") for name in adversarial["state_dict"])
+    assert run_main(*pipeline, "name=killed", monkeypatch=monkeypatch) == 2
+    assert "already holds a pipeline: ckpt_path=last" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["stages={a: ['discriminator=unknown']}"], "stages.a=['discriminator=unknown']"),
+        (["stages={a: ['nothing=1']}"], "nothing is no key"),
+        (["stages={a: []}", "ckpt_path=some.ckpt"], "goes on where it stopped"),
+        (["stages={a: []}", "ckpt_path=last"], "no pipeline under"),
+    ],
+)
+def test_pipelines_that_cannot_be_are_refused_before_anything_runs(
+    overrides: list[str],
+    says: str,
+    tmp_path: Path,
+    tiny_overrides: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = run_main(*tiny_overrides, "name=bad", *overrides, monkeypatch=monkeypatch)
+    assert code == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert says in line
 
 
 @pytest.mark.slow
