@@ -282,6 +282,7 @@ def quieten_lightning() -> None:
         ".*smaller than the logging interval",
         "Checkpoint directory .* exists",  # it is the run's own, resumed
         r"Found \d+ module\(s\) in eval mode",  # members of an ensemble
+        ".*sync_dist=True",  # scores have been averaged over all devices by then
         "The dirpath has changed",  # a resumed run looks for its best checkpoint anew
     ):
         warnings.filterwarnings("ignore", message=message)
