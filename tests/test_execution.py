@@ -1,6 +1,7 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from frametx.execution import Execution, choose_device, choose_precision, is_out_of_memory
 
@@ -89,6 +90,26 @@ def test_other_errors_are_not_mistaken_for_a_lack_of_memory() -> None:
 
     with pytest.raises(RuntimeError, match="shapes"):
         Execution(device="cpu")(broken, noise(1, 10))
+
+
+def test_a_network_that_cannot_be_compiled_runs_as_it_is_and_says_so() -> None:
+    class Network(nn.Module):
+        def forward(self, mixtures: Tensor) -> Tensor:
+            return torch.stack([0.25 * mixtures, 0.75 * mixtures], dim=1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BackendCompilerFailed(refuse, ValueError("no such kernel"), None)
+
+    notes: list[str] = []
+    network, mixtures = Network(), noise(2, 100)
+    network.compile(backend=refuse)
+    execution = Execution(device="cpu", batch_size=2, note=notes.append)
+    assert torch.equal(execution(network, mixtures), network.forward(mixtures))
+    assert [note.partition(":")[0] for note in notes] == [
+        "torch.compile cannot compile this network (BackendCompilerFailed)"
+    ]
+    execution(network, mixtures)
+    assert len(notes) == 1
 
 
 def test_half_precision_reaches_the_network_and_not_the_result() -> None:

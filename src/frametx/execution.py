@@ -119,8 +119,17 @@ class Execution:
         return torch.cat([*parts, adder.finish()], dim=-1)[..., :length]
 
     def _at_once(self, separator: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        with torch.inference_mode(), self._autocast():
-            return separator(batch.to(self.device)).float().cpu()
+        try:
+            with torch.inference_mode(), self._autocast():
+                return separator(batch.to(self.device)).float().cpu()
+        except Exception as error:
+            if not is_compilers(error) or not stop_compiling(separator):
+                raise
+            self._note(
+                f"torch.compile cannot compile this network ({type(error).__name__}): it runs as "
+                "it is from here on"
+            )
+            return self._at_once(separator, batch)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":
@@ -141,6 +150,20 @@ class Execution:
             f"out of memory on {self.device}: chunks are cut into {self.num_pieces} from here on, "
             "which costs a little quality (or lower chunk_seconds)"
         )
+
+
+def is_compilers(error: BaseException) -> bool:
+    """Whether an error comes out of torch.compile itself."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
+def stop_compiling(separator: object) -> bool:
+    """Let what was compiled with `Module.compile` run as it is; whether there was any."""
+    modules = separator.modules() if isinstance(separator, nn.Module) else ()
+    compiled = [module for module in modules if module._compiled_call_impl is not None]
+    for module in compiled:
+        module._compiled_call_impl = None
+    return bool(compiled)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

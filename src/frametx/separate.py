@@ -46,6 +46,7 @@ from frametx.pipeline import Pipeline
 from frametx.songs import Job, Song, at_home, find_songs, plan, read_album, spool
 from frametx.to_files import FileOptions, FileReport, separate_song
 
+DEFECT_CHARACTERS = 300  # of the reason when it is a defect of ours: some messages are pages
 SECONDS_BEFORE_ESTIMATE = 5.0  # of work, before the time of all is worth a guess
 
 
@@ -280,7 +281,7 @@ def try_to_separate(pipeline: Pipeline, job: Job, options: FileOptions, show) ->
         reason = reason_of(error, job.source)
     except Exception as error:
         # A defect of ours, which must not cost the user the other songs of a night's run.
-        reason = f"{type(error).__name__}: {reason_of(error, job.source)}"
+        reason = f"{type(error).__name__}: {reason_of(error, job.source)}"[:DEFECT_CHARACTERS]
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
     return FileReport(input=str(job.source), status="failed", reason=reason)

@@ -38,9 +38,14 @@ def test_what_the_reader_raises_is_raised_where_it_is_read() -> None:
 def test_a_reader_that_is_left_ends() -> None:
     before = threading.active_count()
     seen: list[int] = []
-    with pytest.raises(KeyboardInterrupt), Ahead(num_items=2) as ahead:
-        next(ahead.read(numbers(10**9, seen)))
-        raise KeyboardInterrupt
+
+    def leave() -> None:
+        with Ahead(num_items=2) as ahead:
+            next(ahead.read(numbers(10**9, seen)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leave()
     assert threading.active_count() == before
     assert len(seen) < 10
 
@@ -62,11 +67,14 @@ def test_what_the_writer_raises_reaches_the_giver() -> None:
     def full(item: int) -> None:
         raise OSError(28, "No space left on device", "stem.wav")
 
-    with pytest.raises(OSError, match="No space left"), Behind(full, num_items=1) as behind:
-        for number in range(100):
-            behind.give(number)
-    with pytest.raises(OSError, match="No space left"), Behind(full) as behind:
-        behind.give(1)  # seen only on leaving
+    def give(count: int) -> None:
+        with Behind(full, num_items=1) as behind:
+            for number in range(count):
+                behind.give(number)
+
+    for count in (100, 1):  # of a single item it is seen only on leaving
+        with pytest.raises(OSError, match="No space left"):
+            give(count)
 
 
 def test_after_an_error_nothing_more_is_written() -> None:
@@ -78,11 +86,15 @@ def test_after_an_error_nothing_more_is_written() -> None:
         time.sleep(0.05)
         written.append(item)
 
+    def leave() -> None:
+        with Behind(write, num_items=100) as behind:
+            for number in range(100):
+                behind.give(number)
+            started.wait()
+            raise KeyboardInterrupt
+
     before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt), Behind(write, num_items=100) as behind:
-        for number in range(100):
-            behind.give(number)
-        started.wait()
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        leave()
     assert len(written) < 5
     assert threading.active_count() == before
