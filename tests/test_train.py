@@ -515,6 +515,26 @@ def test_pretraining_on_songs_resumes_exactly_and_keeps_the_best(
         load_separator(best)
 
 
+def test_pretraining_takes_stems_too_and_stereo_tracks_for_a_mono_network(
+    tmp_path: Path, tiny_overrides: list[str]
+) -> None:
+    for part, seed in (("train", 0), ("test", 1)):
+        write_synthetic_tracks(
+            tmp_path / "songs" / part, seconds=0.5, num_tracks=1, sample_rate=22_050, seed=seed
+        )
+    general = [text for text in tiny_overrides if not text.startswith("data")]
+    data = ["data=tracks", f"data.root={tmp_path / 'songs'}", "data.num_workers=0"]
+    length = ["trainer.max_steps=2", "trainer.val_check_interval=1", "optimizer.lr=1e-2"]
+    given = [*PRETRAINING["masked"], *data, *length, f"paths.output_dir={tmp_path / 'run'}"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        train(compose("train", [*general, *given]))
+    header, *rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    column = header.split(",").index("val/loss")
+    losses = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
+    assert len({*losses}) == 2
+    assert all(0 < loss < 1 for loss in losses)
+
+
 def test_a_pretrained_network_is_trained_on_without_its_head(
     tmp_path: Path,
     compose_songs: Compose,
@@ -704,6 +724,24 @@ def test_pipelines_that_cannot_be_are_refused_before_anything_runs(
     assert code == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert says in line
+
+
+@pytest.mark.slow
+def test_a_pipeline_on_two_devices_runs_every_stage(
+    tmp_path: Path, tiny_overrides: list[str]
+) -> None:
+    """One track to validate on, so that the second device has none."""
+    settings = [STAGES, "trainer.devices=2", "trainer.max_steps=2", "trainer.val_check_interval=2"]
+    command = [sys.executable, "-m", "frametx.train", *tiny_overrides, *settings, "name=two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "two"
+    assert len(list(folder.glob("*/finished"))) == 3
+    assert "val/loss" in (folder / "1_unsupervised" / "metrics.csv").read_text()
+    assert load_separator(folder / "3_adversarial" / "checkpoints" / "best.ckpt")
 
 
 @pytest.mark.slow

@@ -37,7 +37,8 @@ USER_ERRORS = (
 PATH_KEYS = (
     *("ckpt", "ckpts", "input", "output", "report", "name", "ckpt_path", "init_from", "screen"),
     "discriminator_init_from",
-    *("data.root", "data.vocals", "data.instrumental", "data.exclude", "paths.corpora_dir"),
+    *("data.root", "data.vocals", "data.instrumental", "data.mixtures", "data.exclude"),
+    "paths.corpora_dir",
     *("data.vocals.roots", "data.instrumental.roots", "data.validation.roots"),
 )
 

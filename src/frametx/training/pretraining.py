@@ -307,6 +307,8 @@ class PretrainingModule(L.LightningModule):
             return
         if batch.sample_rate != separator.sample_rate:
             mixture = resample(mixture, batch.sample_rate, separator.sample_rate)
+        if len(mixture) != separator.num_channels:  # of stereo the middle, of mono two alike
+            mixture = mixture.mean(0, keepdim=True).expand(separator.num_channels, -1)
         number = batch_idx * self.trainer.world_size + self.global_rank
         chance = torch.Generator().manual_seed(hash((self.seed, number)) % 2**63)
         losses, lengths = [], []
@@ -327,9 +329,11 @@ class PretrainingModule(L.LightningModule):
         Raises:
             ValueError: if no track was long enough.
         """
-        mine = torch.tensor([sum(self._losses), len(self._losses)], device=self.device)
+        mine = torch.tensor([sum(self._losses), len(self._losses)], dtype=torch.float32)
         self._losses.clear()
-        total, count = cast(Tensor, self.trainer.strategy.reduce(mine, reduce_op="sum")).tolist()
+        total, count = cast(
+            Tensor, self.trainer.strategy.reduce(mine.to(self.device), reduce_op="sum")
+        ).tolist()
         if not count:
             raise ValueError(
                 f"validation: no track has {self.task.min_frames} frames that are not silent; "
