@@ -654,6 +654,18 @@ STAGES = (
 )
 
 
+def test_the_stages_of_the_shipped_pipeline_compose(tmp_path: Path) -> None:
+    pipeline = ["experiment=pipeline", f"paths.output_dir={tmp_path}"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        stages = compose("train", pipeline).stages
+        made = {n: compose("train", [*texts, *pipeline]) for n, texts in stages.items()}
+    assert list(made) == ["unsupervised", "supervised", "adversarial"]
+    assert made["unsupervised"].pretraining.task._target_.endswith("MaskedFrames")
+    assert made["supervised"].pretraining is None
+    assert made["supervised"].discriminator is None
+    assert made["adversarial"].module._target_.endswith("AdversarialSeparationModule")
+
+
 def run_main(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """The command line, in this process; returns its exit code."""
     monkeypatch.setattr(sys, "argv", ["frametx.train", *arguments])
