@@ -47,7 +47,10 @@ def around(
 
 def masked(**changes: Any) -> MaskedFrames:
     return MaskedFrames(
-        **({"token_frames": [4, 8], "share": 0.3, "ones": 0.8, "noise": 0.1} | changes)
+        **(
+            {"token_frames": [4, 8], "share": 0.3, "ones": 0.8, "noise": 0.1, "exponent": 1.0}
+            | changes
+        )
     )
 
 
@@ -122,6 +125,22 @@ def test_ones_can_be_repaired_by_a_mask_exactly() -> None:
     with torch.no_grad():
         network.logits.copy_(magnitude.logit())
     assert task.loss(around(network), magnitude, seeded(5)) < 1e-6
+
+
+def test_with_a_smaller_exponent_quiet_bins_count_and_the_truth_is_still_best() -> None:
+    magnitude = torch.full((1, 2, 17, 40), 0.01)
+    chosen = torch.ones(1, 40, dtype=torch.bool)
+    for exponent in (1.0, 0.5):
+        task = masked(exponent=exponent)
+        assert task.distance(magnitude, magnitude, chosen) == 0
+    silence = torch.zeros_like(magnitude).requires_grad_()
+    plain = masked(exponent=1.0).distance(silence, magnitude, chosen)
+    root = masked(exponent=0.5).distance(silence, magnitude, chosen)
+    assert plain.item() == pytest.approx(0.01)
+    assert root.item() == pytest.approx(0.0101**0.5 - 0.01)
+    (slope,) = torch.autograd.grad(root, silence)
+    assert slope.isfinite().all()
+    assert (slope < 0).all()
 
 
 def test_frames_are_shown_in_the_three_ways_and_others_as_they_are() -> None:
@@ -209,6 +228,7 @@ def test_a_batch_is_its_samples_one_by_one_in_the_mean() -> None:
         (lambda: Denoising(gamma=1.0), "gamma=1.0 must lie between 0 and 1"),
         (lambda: masked(token_frames=[8, 4]), r"\[shortest, longest\]"),
         (lambda: masked(share=0.0), "share=0.0"),
+        (lambda: masked(exponent=1.5), "exponent=1.5 must be above 0"),
         (lambda: masked(ones=0.8, noise=0.3), "nor exceed 1 together"),
         (lambda: masked().choose(1, 7, None), "7 frames hold no two tokens of 4"),
         (
