@@ -173,8 +173,13 @@ def defaults() -> DictConfig:
         return compose("separate", ["ckpt=quiet", "input=x", "output=y"])
 
 
+def made_up(path: Path, **_: object) -> Any:
+    """The separator that a checkpoint of this name stands for."""
+    return SEPARATORS[path.name]()
+
+
 @pytest.fixture(scope="session")
-def separated(defaults: DictConfig) -> Iterator[Separated]:
+def separated(defaults: DictConfig) -> Separated:
     """Runs `separate` as the command does: separated(input, output, option=value ...)."""
 
     def run(wanted: Path | str, output: Path, **chosen: object) -> Outcome:
@@ -186,7 +191,8 @@ def separated(defaults: DictConfig) -> Iterator[Separated]:
         raw = io.BytesIO()
         # As strict as a terminal is: names must be made fit for it.
         terminal = io.TextIOWrapper(raw, encoding="utf-8", errors="strict")
-        with contextlib.redirect_stdout(terminal):
+        with contextlib.redirect_stdout(terminal), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(frametx.loading, "load_separator", made_up)
             report = separate(cfg)
             terminal.flush()
         text = raw.getvalue().decode()
@@ -194,6 +200,4 @@ def separated(defaults: DictConfig) -> Iterator[Separated]:
         written = strictly(path.read_bytes()) if path.is_file() else {}
         return Outcome(report, written, text.removesuffix("\n").split("\n"), output)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frametx.loading, "load_separator", lambda path, **_: SEPARATORS[path.name]())
-        yield run
+    return run
