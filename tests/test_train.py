@@ -774,3 +774,34 @@ def test_every_network_trains_on_the_demo_as_typed_and_its_checkpoint_separates(
     done = subprocess.run([*command, *separate], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "stems").rglob("instrumental.*"))) == 1
+
+
+@pytest.mark.slow
+def test_the_shipped_pipeline_and_a_discriminator_run_to_the_end_on_the_demo(
+    tmp_path: Path,
+) -> None:
+    """With few steps; README.md has the numbers of the whole runs."""
+    few = ["trainer.max_steps=8", "trainer.val_check_interval=8", f"paths.runs_dir={tmp_path}"]
+    few += ["scheduler.warmup_steps=2", "trainer.enable_progress_bar=false", "~callbacks.progress"]
+    for name, kind in (
+        ("pipe", ["experiment=pipeline"]),
+        ("gan", ["experiment=demo", "discriminator=patchgan_tiny", "test=false"]),
+    ):
+        command = [sys.executable, "-m", "frametx.train", *kind, *few, f"name={name}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=900
+        )
+        assert done.returncode == 0, done.stderr[-2_000:]
+    last = tmp_path / "pipe" / "3_adversarial" / "checkpoints" / "best.ckpt"
+    for ckpt in (last, tmp_path / "gan" / "checkpoints" / "best.ckpt"):
+        assert load_separator(ckpt).stems == ("vocals", "instrumental")
+    assert len(list((tmp_path / "pipe").glob("*/finished"))) == 3
+    supervised = load_separator(tmp_path / "pipe" / "2_supervised" / "checkpoints" / "best.ckpt")
+    after = load_separator(last)
+    assert isinstance(supervised, torch.nn.Module)
+    assert isinstance(after, torch.nn.Module)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(supervised.parameters(), after.parameters(), strict=True)
+    )
