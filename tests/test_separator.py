@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from frametx.audio.stft import Stft
-from frametx.separator import Separator, SpectrogramSeparator
+from frametx.separator import Separator, SpectrogramSeparator, TopBin
 
 
 class ConstantMask(nn.Module):
@@ -30,7 +30,7 @@ def separator(
     *,
     complement: str | None = "vocals",
     scale: Literal["chunk_peak", "none"] = "chunk_peak",
-    top_bin: Literal["copy", "zero"] = "copy",
+    top_bin: TopBin = "copy",
 ) -> SpectrogramSeparator:
     return SpectrogramSeparator(
         stft=Stft(n_fft=64, hop_length=16),
@@ -98,11 +98,11 @@ def test_without_scaling_the_magnitude_is_handed_over_as_it_is() -> None:
     torch.testing.assert_close(network.seen, model.stft(mixture).abs()[:, :, :32])
 
 
-@pytest.mark.parametrize(("top_bin", "kept"), [("copy", 1.0), ("zero", 0.0)])
-def test_the_bins_above_the_network_follow_the_policy(
-    top_bin: Literal["copy", "zero"], kept: float
-) -> None:
-    model = separator(ConstantMask(num_bins=32, logit=50.0), top_bin=top_bin)
+@pytest.mark.parametrize(("top_bin", "kept"), [("copy", 1.0), ("average", 0.5), ("zero", 0.0)])
+def test_the_bins_above_the_network_follow_the_policy(top_bin: TopBin, kept: float) -> None:
+    network = ConstantMask(num_bins=32, logit=50.0)
+    network.logit = nn.Parameter(torch.where(torch.arange(32) < 16, -50.0, 50.0)[:, None])
+    model = separator(network, top_bin=top_bin)
     mask = model.mask(torch.rand(1, 2, 33, 5))
     assert mask.shape == (1, 1, 2, 33, 5)
     torch.testing.assert_close(mask[..., 32, :], torch.full((1, 1, 2, 5), kept))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
@@ -13,9 +13,9 @@ from frametx.execution import Execution, choose_device, choose_precision
 from frametx.faithful import OriginalOptions
 from frametx.pipeline import Pipeline
 from frametx.separation_options import Augmentation, SeparationOptions, VocalFree
-from frametx.separator import Separator, SpectrogramSeparator
+from frametx.separator import Separator, SpectrogramSeparator, TopBin
 
-TOP_BINS = ("copy", "zero")
+TOP_BINS = get_args(TopBin)
 OWN_KEYS = ("ckpt", "device", "precision", "batch_size", "compile", "top_bin")
 NESTED_OPTIONS = ("tta", "keep_vocal_free", "original")
 PLAIN_OPTIONS = [f.name for f in fields(SeparationOptions) if f.name not in NESTED_OPTIONS]
@@ -47,7 +47,8 @@ def load(
             and fp32 with quality=best and elsewhere.
         batch_size: chunks at once; halved where memory does not suffice.
         compile: let torch.compile make the networks faster; the first chunk takes minutes.
-        top_bin: mask of the bins that a network does not see: `copy` or `zero`; None is as stored.
+        top_bin: mask of the bins that a network does not see: `copy`, `average` or `zero`;
+            None is as stored.
         note: is told in words what had to be changed on the way.
         options: how to separate.
         **chosen: fields of `SeparationOptions` instead of those of `options`.

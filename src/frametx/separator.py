@@ -1,7 +1,7 @@
 """The one object that training, evaluation, separation and export share: mixture in, stems out."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from frametx.audio.masking import apply_mask
 from frametx.audio.stft import Stft
 
+TopBin = Literal["copy", "average", "zero"]
 _SILENCE = 1e-8  # of the largest magnitude: below it a bin has no phase worth a factor
 
 
@@ -82,7 +83,8 @@ class SpectrogramSeparator(nn.Module):
         scale: `chunk_peak` divides the magnitude by its own largest value, as training does;
             `none` hands it over as it is.
         top_bin: mask of the bins the network does not see: `copy` repeats the highest one it does,
-            `zero` gives them to the complement as the original programs did.
+            `average` is the mean over all that it does, `zero` gives them to the complement as the
+            original programs did.
 
     Raises:
         ValueError: if `complement` is no stem, or the network takes more bins than there are.
@@ -101,15 +103,15 @@ class SpectrogramSeparator(nn.Module):
         num_channels: int,
         chunk_frames: int,
         scale: Literal["chunk_peak", "none"],
-        top_bin: Literal["copy", "zero"],
+        top_bin: TopBin,
     ) -> None:
         super().__init__()
         if complement is not None and complement not in stems:
             raise ValueError(f"complement={complement} must be one of the stems {list(stems)}")
         if scale not in ("chunk_peak", "none"):
             raise ValueError(f"scale={scale} must be chunk_peak or none")
-        if top_bin not in ("copy", "zero"):
-            raise ValueError(f"top_bin={top_bin} must be copy or zero")
+        if top_bin not in get_args(TopBin):
+            raise ValueError(f"top_bin={top_bin} must be {' or '.join(get_args(TopBin))}")
         num_bins = int(getattr(network, "num_bins", stft.n_fft // 2 + 1))
         if num_bins > stft.n_fft // 2 + 1:
             raise ValueError(
@@ -175,10 +177,11 @@ class SpectrogramSeparator(nn.Module):
         else:
             mask = self.mask_of(seen / self._peak(seen))
         unseen = magnitude.shape[2] - mask.shape[2]
-        if unseen and self.top_bin == "copy":
-            mask = torch.cat([mask, mask[:, :, -1:].expand(-1, -1, unseen, -1)], dim=2)
-        elif unseen:
+        if unseen and self.top_bin == "zero":
             mask = F.pad(mask, (0, 0, 0, unseen))
+        elif unseen:
+            top = mask[:, :, -1:] if self.top_bin == "copy" else mask.mean(dim=2, keepdim=True)
+            mask = torch.cat([mask, top.expand(-1, -1, unseen, -1)], dim=2)
         return rearrange(mask, "b (s c) f t -> b s c f t", c=magnitude.shape[1]), past
 
     def _mask_crops(
