@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from frametx import __version__, legacy
+from frametx import __version__, legacy, pretrained
 from frametx.nn.low_rank import merged
 from frametx.separator import Separator
 
@@ -149,6 +149,8 @@ def read_file(path: Path | str) -> Any:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or holds code.
     """
+    if pretrained.is_name(path):
+        return _published(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; give the path of a .ckpt file")
     try:
@@ -168,6 +170,13 @@ def read_file(path: Path | str) -> Any:
     except (RuntimeError, EOFError, BadZipFile, LookupError, AttributeError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
     return stored
+
+
+def _published(name: Path | str) -> dict[str, Any]:
+    """Weights that a package brings along, in the form of a checkpoint."""
+    found = pretrained.read(name)
+    weights = {f"{PREFIX}network.{key}": value for key, value in found.weights.items()}
+    return {"state_dict": weights, "frametx": recipe(found.separator, model=found.model)}
 
 
 def read_safetensors(path: Path | str) -> dict[str, Any]:
