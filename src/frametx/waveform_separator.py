@@ -1,0 +1,97 @@
+"""A separator whose network takes samples and gives samples: no STFT, no phase of the mixture."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_RIDGE = 1e-5  # of the mean energy of the estimates, so that equal estimates share a mixture
+
+
+class WaveformSeparator(nn.Module):
+    """A network that learns its own basis: mixture B C L -> stems B S_out C L.
+
+    The stem named `complement` is what the others leave of the mixture, so the estimates sum to it
+    exactly. Without one the network gives all stems, and they sum to what they sum to.
+
+    Which estimate is which speaker is decided chunk by chunk where the stems have no order: a song
+    or a talk longer than `chunk_seconds` may change them at a seam.
+
+    Args:
+        network: mixture -> as many stems as there are but the complement.
+        stems: names, in the order of the estimates.
+        complement: the stem that is mixture minus the others; None lets the network give all.
+        sample_rate: Hz.
+        num_channels: C.
+        chunk_seconds: length of a chunk at separation time.
+        levels: of the estimates. `network` leaves them; `mixture` gives each estimate the one
+            factor with which all together come nearest to the mixture (least squares), for a
+            network whose loss cannot hear levels, as SI-SNR.
+
+    Raises:
+        ValueError: if `complement` is no stem, the network gives another number of stems, or there
+            is no such way to set levels.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        stems: Sequence[str],
+        complement: str | None,
+        sample_rate: int,
+        num_channels: int,
+        chunk_seconds: float,
+        levels: Literal["network", "mixture"],
+    ) -> None:
+        super().__init__()
+        if complement is not None and complement not in stems:
+            raise ValueError(f"complement={complement} must be one of the stems {list(stems)}")
+        if levels not in ("network", "mixture"):
+            raise ValueError(f"levels={levels} must be network or mixture")
+        if chunk_seconds <= 0:
+            raise ValueError(f"chunk_seconds={chunk_seconds} must be more than 0")
+        num_wanted = len(stems) - (complement is not None)
+        num_given = int(getattr(network, "num_stems", num_wanted))
+        if num_given != num_wanted:
+            raise ValueError(
+                f"the network gives {num_given} stem(s), but {list(stems)} with "
+                f"complement={complement} need {num_wanted}: give both the same stems"
+            )
+        self.network = network
+        self.stems = tuple(stems)
+        self.complement = complement
+        self.sample_rate = sample_rate
+        self.num_channels = num_channels
+        self.chunk_samples = max(1, round(chunk_seconds * sample_rate))
+        self.levels = levels
+
+    def forward(self, mixture: Float[Tensor, "B C L"]) -> Float[Tensor, "B S C L"]:
+        """Separate a batch of mixtures of any length."""
+        estimates = self.network(mixture)
+        if self.levels == "mixture":
+            estimates = with_levels_of(mixture, estimates)
+        if self.complement is None:
+            return estimates
+        rest = mixture - estimates.sum(dim=1)
+        at = self.stems.index(self.complement)
+        return torch.cat([estimates[:, :at], rest.unsqueeze(1), estimates[:, at:]], dim=1)
+
+
+def with_levels_of(
+    mixture: Float[Tensor, "B C L"], estimates: Float[Tensor, "B S C L"]
+) -> Float[Tensor, "B S C L"]:
+    """Estimates, each times a factor: those whose sum differs least from the mixture in energy.
+
+    The factors are a function of the estimates like any other, and the gradient goes through them.
+    """
+    with torch.autocast(mixture.device.type, enabled=False):
+        parts, whole = estimates.flatten(2).float(), mixture.flatten(1).float()
+        energies = parts @ parts.mT
+        mean_energy = energies.diagonal(dim1=1, dim2=2).mean(dim=1)
+        ridge = (_RIDGE * mean_energy).clamp_min(torch.finfo(parts.dtype).tiny)
+        ridged = energies + ridge[:, None, None] * torch.eye(parts.shape[1], device=parts.device)
+        gains = torch.linalg.solve(ridged, (parts @ whole[..., None]).squeeze(-1))
+    return estimates * gains[..., None, None].to(estimates.dtype)
