@@ -38,6 +38,7 @@ PATH_KEYS = (
     *("ckpt", "ckpts", "input", "output", "report", "name", "ckpt_path", "init_from", "screen"),
     "discriminator_init_from",
     *("data.root", "data.vocals", "data.instrumental", "data.mixtures", "data.exclude"),
+    "data.speakers",
     "paths.corpora_dir",
     *("data.vocals.roots", "data.instrumental.roots", "data.validation.roots"),
 )

@@ -27,6 +27,7 @@ from frametx.config import hydra_main, plain
 from frametx.data.tracks import EvaluationSet, Mixture
 from frametx.loading import CONFIG_KEYS, load_configured
 from frametx.metrics.bootstrap import check_resamples
+from frametx.metrics.permutation import in_best_order
 from frametx.metrics.report import table, write_csv, write_json
 from frametx.metrics.scores import Score, score_track
 from frametx.metrics.summary import Summary, summarise
@@ -91,6 +92,8 @@ def evaluate(
         whole = mixture.stems.sum(dim=0)
         estimates = pipeline.estimates(lambda whole=whole: [whole], mixture.sample_rate)
         wall_seconds += time.perf_counter() - began
+        if not mixture.has_order:
+            estimates = in_best_order(estimates, mixture.stems)
         scores += score_track(
             estimates,
             mixture.stems,

@@ -27,6 +27,9 @@ class Mixture:
     """Unique within its set; may hold slashes."""
     stems: Float[Tensor, "S C L"]
     sample_rate: int
+    has_order: bool = True
+    """Whether it matters which stem is which. Of speakers it does not: they are scored under the
+    order that suits the estimates best."""
 
 
 class EvaluationSet(Protocol):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from frametx.data.tracks import Mixture
+from frametx.metrics.permutation import in_best_order
 from frametx.metrics.sdr import si_sdr, usdr
 from frametx.separator import Separator
 from frametx.streaming import separate_waveform
@@ -38,6 +39,8 @@ class TrackScores:
         ).cpu()
         # A network that has diverged scores as one that gives silence, not as a silent stem.
         estimates = torch.nan_to_num(estimates, nan=0.0, posinf=0.0, neginf=0.0)
+        if not track.has_order:
+            estimates = in_best_order(estimates, stems.cpu())
         for name, metric in METRICS.items():
             values = metric(estimates, stems.cpu())
             for stem, value in zip(separator.stems, values, strict=True):
