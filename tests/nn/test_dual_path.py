@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -25,7 +27,7 @@ def test_every_frame_is_in_two_chunks_half_a_chunk_apart() -> None:
     chunks = into_chunks(x, chunk_frames=6)[0, :, :, 0]
     assert chunks.shape[0] % 2 == 0
     assert chunks[0].tolist() == [0, 0, 0, 1, 2, 3]
-    for earlier, later in zip(chunks, chunks[1:], strict=False):
+    for earlier, later in pairwise(chunks):
         assert torch.equal(earlier[3:], later[:3])
     for frame in x.flatten():
         assert (chunks == frame).sum() == 2

@@ -55,9 +55,9 @@ class SepFormer(nn.Module):
         ValueError: if the stride leaves samples out, a chunk cannot be halved, the features cannot
             be split into the heads, or no stem has a mask.
 
-    Source: Subakan et al., "Attention is All You Need in Speech Separation", 2021, arXiv:2010.13154;
-        where the paper is silent (bias, order of norms, gate before the masks, initial weights), the
-        authors' recipe in SpeechBrain, recipes/WSJ0Mix. Written anew.
+    Source: Subakan et al., "Attention is All You Need in Speech Separation", 2021,
+        arXiv:2010.13154; where the paper is silent (biases, epsilons, the gate before the masks,
+        initial weights), the authors' recipe in SpeechBrain, recipes/WSJ0Mix. Written anew.
     """
 
     def __init__(
