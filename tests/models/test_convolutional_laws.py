@@ -1,5 +1,6 @@
 """What the convolutional networks that ours are measured against keep to, each in a small form."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 
 from frametx.audio.stft import Stft
 from frametx.models.jansson_unet import JanssonUNet
+from frametx.models.mmdensenet import MMDenseNet
 from frametx.models.spleeter import Spleeter
+from frametx.nn.dense_unet import DenseUNet
 from frametx.separator import SpectrogramSeparator
 
 SPLEETER: dict[str, Any] = {
@@ -35,15 +38,50 @@ JANSSON_UNET: dict[str, Any] = {
     "num_dropout_levels": 1,
     "dropout": 0.0,
 }
-NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
-    "spleeter": (Spleeter, SPLEETER),
-    "spleeter, softmax of 3 stems": (
-        Spleeter,
-        SPLEETER | {"num_stems": 3, "own_masks": "softmax", "up_activation": "elu"},
-    ),
-    "spleeter, own masks": (Spleeter, SPLEETER | {"gives_last_stem": True, "trains_shares": False}),
-    "jansson_unet": (JanssonUNet, JANSSON_UNET),
+SOFTMAX: dict[str, Any] = SPLEETER | {
+    "num_stems": 3,
+    "own_masks": "softmax",
+    "up_activation": "elu",
 }
+OWN_MASKS: dict[str, Any] = SPLEETER | {"gives_last_stem": True, "trains_shares": False}
+
+
+def dense_unet(num_bins: int, lstm_units: list[int]) -> DenseUNet:
+    num_blocks = len(lstm_units)
+    return DenseUNet(
+        in_channels=2,
+        num_bins=num_bins,
+        channels=4,
+        first_kernel_size=[3, 3],
+        growth_rates=list(range(4, 4 + num_blocks)),
+        num_layers=[2] * (num_blocks - 1) + [1],
+        lstm_units=lstm_units,
+        kernel_size=[3, 4],
+    )
+
+
+def mmdense(low: list[int], full: list[int]) -> MMDenseNet:
+    """Bands of 7 and 13 bins, neither of which can be halved."""
+    return MMDenseNet(
+        bands=[dense_unet(7, low), dense_unet(13, [0])],
+        full=dense_unet(20, full),
+        out_channels=2,
+        final_growth_rate=4,
+        final_num_layers=2,
+        final_kernel_size=[1, 2],
+        head="mask",
+    )
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "spleeter": lambda **changes: Spleeter(**(SPLEETER | changes)),
+    "spleeter, softmax of 3 stems": lambda **changes: Spleeter(**(SOFTMAX | changes)),
+    "spleeter, own masks": lambda **changes: Spleeter(**(OWN_MASKS | changes)),
+    "jansson_unet": lambda **changes: JanssonUNet(**(JANSSON_UNET | changes)),
+    "mmdensenet": lambda: mmdense(low=[0, 0, 0], full=[0, 0, 0, 0, 0]),
+    "mmdenselstm": lambda: mmdense(low=[0, 3, 0], full=[0, 0, 4, 0, 5]),
+}
+WITH_DROPOUT = [name for name in NETWORKS if not name.startswith("mmdense")]
 
 
 @pytest.fixture(params=NETWORKS)
@@ -53,8 +91,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def build(name: str, **changes: Any) -> Any:
     torch.manual_seed(0)
-    network, config = NETWORKS[name]
-    return network(**(config | changes)).eval()
+    return NETWORKS[name](**changes).eval()
 
 
 def magnitude(network: Any, *, batch: int = 2) -> Tensor:
@@ -78,6 +115,7 @@ def test_the_gradient_reaches_every_parameter(name: str) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", WITH_DROPOUT)
 def test_evaluation_is_deterministic_and_dropout_makes_training_random(name: str) -> None:
     network = build(name, dropout=0.3)
     x = magnitude(network)
@@ -151,6 +189,9 @@ def test_bins_and_frames_it_was_not_made_for_are_refused(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:The tensor attributes .*lstm:UserWarning"
+)  # of torch's own LSTM
 def test_exported_for_a_number_of_frames_it_returns_the_same_logits(name: str) -> None:
     network = build(name)
     x = magnitude(network, batch=1)
