@@ -11,6 +11,7 @@ from frametx.config import conf_dir, each_sweep_value_once, folder_as_data, quot
 from frametx.train import main
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+SPEAKERS = dict.fromkeys(["sepformer_wsj0", "demo_speakers"], ["speaker_1", "speaker_2"])
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
 
@@ -59,7 +60,8 @@ def test_every_experiment_composes(experiment: str, tmp_path: Path) -> None:
     overrides = [f"experiment={experiment}", f"paths.output_dir={tmp_path}"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
-    assert cfg.separator.stems == ["vocals", "instrumental"]
+    assert cfg.separator.stems == cfg.stems
+    assert cfg.stems == SPEAKERS.get(experiment, ["vocals", "instrumental"])
 
 
 @pytest.mark.parametrize(
