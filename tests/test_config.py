@@ -11,7 +11,7 @@ from frametx.config import conf_dir, each_sweep_value_once, folder_as_data, quot
 from frametx.train import main
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
-SPEAKERS = dict.fromkeys(["sepformer_wsj0", "demo_speakers"], ["speaker_1", "speaker_2"])
+SPEAKERS = {name: ["speaker_1", "speaker_2"] for name in ("sepformer_wsj0", "demo_speakers")}
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
 
