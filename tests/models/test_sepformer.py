@@ -1,17 +1,20 @@
 """The SepFormer: it takes samples, so the laws of the family's networks are said anew here."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from torch import Tensor
+from torch import Tensor, nn
 
 from frametx.config import conf_dir
 from frametx.losses.permutation_invariant import PermutationInvariantSiSnr
 from frametx.models.sepformer import SepFormer
 from frametx.nn.block import recompute_blocks
+from frametx.nn.dual_path import DualPathBlock, GlobalNorm, PathLayer, PathTransformer
 from frametx.waveform_separator import WaveformSeparator
 
 SMALL: dict[str, Any] = {
@@ -48,6 +51,82 @@ def gradients(network: SepFormer, x: Tensor) -> dict[str, Tensor]:
         for name, parameter in network.named_parameters()
         if parameter.grad is not None
     }
+
+
+def plain_transformer(ours: PathTransformer, x: Tensor) -> Tensor:
+    """Torch's own layers over B T F, with the weights of ours."""
+    num_features = x.shape[-1]
+    frames = torch.arange(x.shape[1])[:, None]
+    rates = 10_000.0 ** (-torch.arange(0, num_features, 2) / num_features)
+    positions = torch.zeros(x.shape[1:])
+    positions[:, 0::2], positions[:, 1::2] = (frames * rates).sin(), (frames * rates).cos()
+    x = x + positions
+    for layer in cast(Iterable[PathLayer], ours.layers):
+        theirs = nn.TransformerEncoderLayer(
+            num_features,
+            layer.num_heads,
+            layer.expand.out_features,
+            dropout=0.0,
+            layer_norm_eps=1e-6,
+            batch_first=True,
+            norm_first=True,
+        )
+        qkv = {"in_proj_" + name: value for name, value in layer.to_qkv.state_dict().items()}
+        theirs.self_attn.load_state_dict(qkv, strict=False)
+        theirs.self_attn.out_proj.load_state_dict(layer.to_out.state_dict())
+        theirs.linear1, theirs.linear2 = layer.expand, layer.contract
+        theirs.norm1, theirs.norm2 = layer.attention_norm, layer.feed_forward_norm
+        x = theirs(x)
+    return ours.norm(x)
+
+
+def group_norm(ours: GlobalNorm, x: Tensor) -> Tensor:
+    return F.group_norm(x, 1, ours.weight, ours.bias, 1e-8)
+
+
+def plain(network: SepFormer, waveform: Tensor) -> Tensor:
+    """The recipe step by step in its own layout, B F T and B F K N: B L -> B S L."""
+    encoded = F.conv1d(waveform[:, None], network.encoder.weight, stride=network.stride).relu()
+    x = F.conv1d(group_norm(network.norm, encoded), network.bottleneck.weight[..., None])
+    size, num_frames = network.chunk_frames, x.shape[-1]
+    hop = size // 2
+    gap = size - (hop + num_frames % size) % size
+    x = F.pad(x, (hop, gap + hop))
+    starts = range(0, x.shape[-1] - size + 1, hop)
+    x = torch.stack([x[..., start : start + size] for start in starts], dim=-1)
+    for block in cast(Iterable[DualPathBlock], network.blocks):
+        chunks = x.unbind(dim=-1)
+        within = [plain_transformer(block.intra, chunk.mT).mT for chunk in chunks]
+        x = x + group_norm(block.intra_norm, torch.stack(within, dim=-1))
+        places = x.unbind(dim=2)
+        across = [plain_transformer(block.inter, place.mT).mT for place in places]
+        x = x + group_norm(block.inter_norm, torch.stack(across, dim=2))
+    x = F.conv2d(network.activation(x), network.to_stems.weight[..., None, None])
+    x = x + network.to_stems.bias[:, None, None]
+    x = x.unflatten(1, (network.num_stems, -1)).flatten(0, 1)
+    joined = torch.zeros(*x.shape[:2], starts[-1] + size)
+    for number, start in enumerate(starts):
+        joined[..., start : start + size] += x[..., number]
+    joined = joined[..., hop : hop + num_frames].mT
+    masks = network.to_mask(network.value(joined).tanh() * network.gate(joined).sigmoid()).relu()
+    masked = masks.mT.unflatten(0, (-1, network.num_stems)) * encoded[:, None]
+    estimates = F.conv_transpose1d(
+        masked.flatten(0, 1), network.decoder.weight, stride=network.stride
+    )
+    return estimates[:, 0].unflatten(0, (-1, network.num_stems))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_frames", [1, 3, 6, 9, 23])
+@pytest.mark.parametrize("num_stems", [2, 3])
+def test_it_is_the_recipe_step_by_step(num_frames: int, num_stems: int) -> None:
+    """9 frames are a special case: the recipe adds a whole empty chunk to them."""
+    network = build(stems=[str(number) for number in range(num_stems)])
+    for name, parameter in network.named_parameters():
+        if "norm" in name or "bias" in name:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    x = mixture(length=8 + 4 * (num_frames - 1))
+    torch.testing.assert_close(network(x)[:, :, 0], plain(network, x[:, 0]), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
