@@ -19,7 +19,7 @@ from frametx.checkpoint import load_separator, save_separator
 from frametx.config import conf_dir, quote_path
 from frametx.execution import choose_device
 from frametx.separate import Estimate, Report, in_minutes, main, separate
-from frametx.songs import Song, plan
+from frametx.songs import Job, Song, plan
 from frametx.to_files import FileReport
 
 SEPARATOR = {
@@ -297,3 +297,23 @@ def test_the_time_of_all_songs_is_estimated_once_from_what_was_seen(tmp_path: Pa
     # 3 s of audio took 6 s; how long the first second took says nothing
     assert told == [None, None, None, "about 10 min for 5 min of audio in 30 file(s)", None]
     assert (in_minutes(89), in_minutes(5_000), in_minutes(9_000)) == ("89 s", "83 min", "2.5 h")
+
+
+def test_a_stop_is_no_failure_even_if_cleaning_up_fails_over_it(
+    tmp_path: Path, ckpt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        song(tmp_path / "songs" / f"{name}.wav")
+
+    def stopped(pipeline: object, job: Job, *_: object) -> FileReport:
+        if job.source.stem == "a":
+            return FileReport(input=str(job.source), status="done")
+        try:
+            raise KeyboardInterrupt(signal.SIGTERM)
+        finally:
+            raise RuntimeError("closed twice")
+
+    monkeypatch.setattr("frametx.separate.separate_song", stopped)
+    report = separate(config(ckpt=ckpt, input=tmp_path / "songs", output=tmp_path / "out"))
+    assert report.exit_code == 143
+    assert [file.status for file in report.files] == ["done", "interrupted", "interrupted"]

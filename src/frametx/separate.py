@@ -274,17 +274,35 @@ def audio_seconds(job: Job) -> float:
 
 
 def try_to_separate(pipeline: Pipeline, job: Job, options: FileOptions, show) -> FileReport:
-    """Separate one song; whatever goes wrong with it becomes the reason in its report."""
+    """Separate one song; whatever goes wrong with it becomes the reason in its report.
+
+    Raises:
+        KeyboardInterrupt: if the run was stopped, also where cleaning up failed over that.
+    """
     try:
         return separate_song(pipeline, job, options, show)
     except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        raise_if_stopped(error)
         reason = reason_of(error, job.source)
     except Exception as error:
+        raise_if_stopped(error)
         # A defect of ours, which must not cost the user the other songs of a night's run.
         reason = f"{type(error).__name__}: {reason_of(error, job.source)}"[:DEFECT_CHARACTERS]
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
     return FileReport(input=str(job.source), status="failed", reason=reason)
+
+
+def raise_if_stopped(error: BaseException) -> None:
+    """Stop after all, if an error came up only while a stop was being carried out.
+
+    Ctrl-C comes between any two lines, between closing a file and noting that it is closed too.
+    """
+    before: BaseException | None = error
+    while before is not None:
+        if isinstance(before, KeyboardInterrupt):
+            raise before
+        before = before.__context__
 
 
 def reason_of(error: Exception, source: Path) -> str:

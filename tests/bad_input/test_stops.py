@@ -69,6 +69,7 @@ def test_a_run_stopped_at_any_moment_leaves_whole_songs_and_a_report(
         command(ckpt, "input=songs", "output=out", "overlap=0.5"),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
@@ -78,8 +79,8 @@ def test_a_run_stopped_at_any_moment_leaves_whole_songs_and_a_report(
         assert "400 file(s)" in run.stdout.readline()
         time.sleep(random.Random(seed).uniform(0, 0.5))
         run.send_signal(number)
-        run.stdout.read()
-    assert run.returncode == 128 + number
+        said = run.stdout.read()
+    assert run.returncode == 128 + number, said[-3_000:]
     report = json.loads((tmp_path / "out" / "report.json").read_bytes())
     assert [Path(file["input"]).stem for file in report["files"]] == names
     done = [Path(f["input"]).stem for f in report["files"] if f["status"] == "done"]
