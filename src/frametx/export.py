@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from frametx import __version__
+from frametx.audio.masking import with_rest
 from frametx.audio.real_stft import RealStft
 from frametx.checkpoint import PREFIX, first_line, load_separator, read_checkpoint
 from frametx.config import hydra_main
@@ -65,9 +66,8 @@ class RealSeparator(nn.Module):
         )
         if self.separator.complement is None:
             return estimates
-        rest = mixture - estimates.sum(dim=1)
         at = self.separator.stems.index(self.separator.complement)
-        return torch.cat([estimates[:, :at], rest.unsqueeze(1), estimates[:, at:]], dim=1)
+        return with_rest(estimates, mixture, at)
 
 
 class Part(NamedTuple):

@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frametx.audio.masking import apply_mask
+from frametx.audio.masking import apply_mask, over_unseen_bins, with_rest
 from frametx.audio.resample import resample
 from frametx.audio.stft import Stft
 from frametx.separator import Separator, SpectrogramSeparator
@@ -131,9 +131,7 @@ class NeuralEnsemble(nn.Module):
         masks = self.member_masks(mixture, magnitude)
         mask = corrected(masks.mean(dim=1), self._correction(magnitude, masks))
         estimates = self.stft.inverse(apply_mask(spectrogram, mask), length=mixture.shape[-1])
-        rest = mixture - estimates.sum(dim=1)
-        at = self.stems.index(self.complement)
-        return torch.cat([estimates[:, :at], rest.unsqueeze(1), estimates[:, at:]], dim=1)
+        return with_rest(estimates, mixture, self.stems.index(self.complement))
 
     @torch.no_grad()
     def member_masks(
@@ -206,12 +204,7 @@ class NeuralEnsemble(nn.Module):
         num_frames = given.shape[-1]
         given = F.pad(given, (0, -num_frames % self.frame_multiple), value=low)
         correction = self.network(given)[..., :num_frames].to(magnitude.dtype)
-        unseen = magnitude.shape[2] - self.num_bins
-        if unseen and self.top_bin == "copy":
-            top = correction[:, :, -1:].expand(-1, -1, unseen, -1)
-            correction = torch.cat([correction, top], dim=2)
-        elif unseen:
-            correction = F.pad(correction, (0, 0, 0, unseen))
+        correction = over_unseen_bins(correction, magnitude.shape[2], self.top_bin)
         return rearrange(correction, "b (s c) f t -> b s c f t", c=magnitude.shape[1])
 
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frametx.audio.masking import apply_mask
+from frametx.audio.masking import apply_mask, over_unseen_bins, with_rest
 from frametx.audio.stft import Stft
 
 TopBin = Literal["copy", "average", "zero"]
@@ -160,9 +160,7 @@ class SpectrogramSeparator(nn.Module):
         estimates = self.stft.inverse(apply_mask(spectrogram, mask), length=mixture.shape[-1])
         if self.complement is None:
             return estimates, past
-        rest = mixture - estimates.sum(dim=1)
-        at = self.stems.index(self.complement)
-        return torch.cat([estimates[:, :at], rest.unsqueeze(1), estimates[:, at:]], dim=1), past
+        return with_rest(estimates, mixture, self.stems.index(self.complement)), past
 
     def mask(self, magnitude: Float[Tensor, "B C F T"]) -> Float[Tensor, "B S_out C F T"]:
         """What each stem the network gives is of the mixture, in every bin; from a song's start."""
@@ -176,12 +174,7 @@ class SpectrogramSeparator(nn.Module):
             mask, past = self._mask_crops(seen, past)
         else:
             mask = self.mask_of(seen / self._peak(seen))
-        unseen = magnitude.shape[2] - mask.shape[2]
-        if unseen and self.top_bin == "zero":
-            mask = F.pad(mask, (0, 0, 0, unseen))
-        elif unseen:
-            top = mask[:, :, -1:] if self.top_bin == "copy" else mask.mean(dim=2, keepdim=True)
-            mask = torch.cat([mask, top.expand(-1, -1, unseen, -1)], dim=2)
+        mask = over_unseen_bins(mask, magnitude.shape[2], self.top_bin)
         return rearrange(mask, "b (s c) f t -> b s c f t", c=magnitude.shape[1]), past
 
     def _mask_crops(

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frametx.audio.chunking import Chunk, OverlapAdder, Splitter, hop_samples
+from frametx.audio.masking import with_rest
 from frametx.audio.resample import StreamResampler
 from frametx.execution import Execution, device_of
 from frametx.separator import Past, Separator, SpectrogramSeparator
@@ -126,8 +127,7 @@ def with_remainder(
 ) -> Float[Tensor, "S C L"]:
     """All stems: number `rest` is what the others leave of the mixture."""
     # In double precision, so that the sum of the stems is rounded only once.
-    left = (mixture.double() - others.double().sum(dim=0)).float()
-    return torch.cat([others[:rest], left[None], others[rest:]])
+    return with_rest(others.double(), mixture.double(), rest).float()
 
 
 def _stems(

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frametx.audio.masking import with_rest
+
 _RIDGE = 1e-5  # of the mean energy of the estimates, so that equal estimates share a mixture
 
 
@@ -75,9 +77,7 @@ class WaveformSeparator(nn.Module):
             estimates = with_levels_of(mixture, estimates)
         if self.complement is None:
             return estimates
-        rest = mixture - estimates.sum(dim=1)
-        at = self.stems.index(self.complement)
-        return torch.cat([estimates[:, :at], rest.unsqueeze(1), estimates[:, at:]], dim=1)
+        return with_rest(estimates, mixture, self.stems.index(self.complement))
 
 
 def with_levels_of(
