@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from frametx.audio.stft import Stft
 from frametx.checkpoint import save_separator
 from frametx.config import conf_dir
+from frametx.data.drawn_mixtures import DrawnMixtures
 from frametx.data.library import Library
 from frametx.data.synthetic import write_synthetic_libraries
-from frametx.data.tracks import DrawnMixtures, Mixture
+from frametx.data.tracks import Mixture
 from frametx.evaluate import (
     Evaluation,
     Keep,

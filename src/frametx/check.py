@@ -27,6 +27,7 @@ from rich.table import Table
 from frametx import __version__
 from frametx.checkpoint import load_separator
 from frametx.config import hydra_main
+from frametx.data.drawn_mixtures import DrawnMixtures
 from frametx.data.exclusion import list_line, write_list
 from frametx.data.files import AudioFile
 from frametx.data.findings import KINDS, TRAIN, Finding, Limits, Part, find_all, group_of
@@ -40,11 +41,13 @@ from frametx.data.survey_picture import (
     save_spectra,
     save_waveforms,
 )
-from frametx.data.tracks import HELD_OUT_FOLDERS, DrawnMixtures, EvaluationSet, Tracks
+from frametx.data.tracks import HELD_OUT_FOLDERS, EvaluationSet, Tracks
 from frametx.execution import choose_device
 from frametx.screening import Verdict, screen_file, unwanted_stems
 from frametx.separator import Separator
-from frametx.training.datamodule import StepDataModule, TracksDataModule, VoxaugDataModule
+from frametx.training.datamodule import StepDataModule
+from frametx.training.tracks import TracksDataModule
+from frametx.training.voxaug import VoxaugDataModule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from frametx.data.library import Library
 from frametx.data.progress import progress_bar
 from frametx.data.remote import SHARD_LIST
 from frametx.data.shards import write_shards
-from frametx.training.datamodule import VoxaugDataModule
+from frametx.training.voxaug import VoxaugDataModule
 
 
 def pack(cfg: DictConfig) -> Path:
@@ -31,7 +31,7 @@ def pack(cfg: DictConfig) -> Path:
     for role in data.roots:
         make_empty(output / role, overwrite=cfg.overwrite)
     for role, roots in data.roots.items():
-        library = data.open_library(role, roots)
+        library = data.rules.open(role, roots)
         for file in library.rejected:
             print(f"{role}: left out: {file.name} {file.reason}", flush=True)
         songs = write_shards(

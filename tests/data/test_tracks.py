@@ -5,9 +5,10 @@ import pytest
 import soundfile
 import torch
 
+from frametx.data.drawn_mixtures import DrawnMixtures
 from frametx.data.library import Library
 from frametx.data.synthetic import write_synthetic_libraries, write_synthetic_tracks
-from frametx.data.tracks import DrawnMixtures, Tracks
+from frametx.data.tracks import Tracks
 
 RATE = 8_000
 STEMS = ("vocals", "instrumental")

@@ -14,8 +14,7 @@ from frametx.audio.stft import Stft
 from frametx.data.aligned import StemTransforms
 from frametx.data.crops import CropReader, Crops
 from frametx.data.library import Library, Root, Weighting
-from frametx.data.progress import progress_bar
-from frametx.data.sampling import SegmentPool
+from frametx.data.library_rules import LibraryRules
 from frametx.data.tracks import EvaluationSet, Mixture
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.datamodule import SampleSource, StepDataModule
@@ -123,11 +122,14 @@ class MixturesDataModule(StepDataModule):
             decode_once=decode_once,
         )
         self.roots = mixtures
-        self.weighting: Weighting = weighting
-        self.min_loudness_db = min_loudness_db
-        self.pool = None if pool is None else SegmentPool(**pool)
-        self.remote_cache_gb = remote_cache_gb
-        self.exclude = exclude if isinstance(exclude, str) else tuple(exclude)
+        self.rules = LibraryRules(
+            cache_dir=self.cache_dir,
+            weighting=weighting,
+            min_loudness_db=min_loudness_db,
+            remote_cache_gb=remote_cache_gb,
+            exclude=exclude,
+            pool=pool,
+        )
         self.held_out = held_out
         self.held_out_excerpts = held_out_excerpts
         self.held_out_seconds = held_out_seconds
@@ -146,18 +148,7 @@ class MixturesDataModule(StepDataModule):
     @cached_property
     def _parts(self) -> tuple[Library, Library]:
         """What is trained on, and what is held out."""
-        with progress_bar("checking mixtures") as progress:
-            library = Library.open(
-                self.roots,
-                role="mixtures",
-                cache_dir=self.cache_dir,
-                exclude=self.exclude,
-                weighting=self.weighting,
-                min_loudness_db=self.min_loudness_db,
-                pool=self.pool,
-                remote_cache_gb=self.remote_cache_gb,
-                progress=progress,
-            )
+        library = self.rules.open("mixtures", self.roots)
         return library.split(self.held_out)
 
     def open_validation(self) -> EvaluationSet:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from frametx.audio.stft import Stft
 from frametx.data.library import Library, Root, Weighting
-from frametx.data.progress import progress_bar
+from frametx.data.library_rules import LibraryRules
 from frametx.data.speakers import DrawnSpeakers, SpeakerCrops, SpeakerMix, split_speakers
 from frametx.data.tracks import EvaluationSet
 from frametx.training.curriculum import ContextCurriculum
@@ -78,10 +78,13 @@ class SpeakersDataModule(StepDataModule):
         )
         self.roots = speakers
         self.num_speakers = num_speakers
-        self.weighting: Weighting = weighting
-        self.min_loudness_db = min_loudness_db
-        self.remote_cache_gb = remote_cache_gb
-        self.exclude = exclude if isinstance(exclude, str) else tuple(exclude)
+        self.rules = LibraryRules(
+            cache_dir=self.cache_dir,
+            weighting=weighting,
+            min_loudness_db=min_loudness_db,
+            remote_cache_gb=remote_cache_gb,
+            exclude=exclude,
+        )
         self.validation = validation
         self.held_out = held_out
         self.held_out_mixtures = held_out_mixtures
@@ -102,17 +105,7 @@ class SpeakersDataModule(StepDataModule):
     @cached_property
     def _parts(self) -> tuple[Library, Library]:
         """What is trained on, and what is held out (all of it where tracks are given)."""
-        with progress_bar("checking speakers") as progress:
-            library = Library.open(
-                self.roots,
-                role="speakers",
-                cache_dir=self.cache_dir,
-                exclude=self.exclude,
-                weighting=self.weighting,
-                min_loudness_db=self.min_loudness_db,
-                remote_cache_gb=self.remote_cache_gb,
-                progress=progress,
-            )
+        library = self.rules.open("speakers", self.roots)
         if self.validation is not None:
             return library, library
         return split_speakers(library, self.held_out, num_speakers=self.num_speakers)
