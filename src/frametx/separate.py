@@ -31,7 +31,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from frametx.audio.io import probe
+from frametx.audio.io import part_beside, probe
 from frametx.audio.stem_files import CLIPPINGS, FORMATS, missing_folders, remove_empty
 from frametx.audio.tags import read_tags
 from frametx.config import hydra_main, one_line, plain
@@ -96,7 +96,7 @@ class Report:
         text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
         # Python keeps bytes that are no UTF-8 as halves of pairs, which many parsers refuse.
         text = re.sub("[\ud800-\udfff]", lambda half: f"\\\\u{ord(half[0]):x}", text)
-        part = path.with_name(f".{os.getpid():x}.report.part")
+        part = part_beside(path)
         missing = missing_folders(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

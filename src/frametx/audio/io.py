@@ -148,6 +148,12 @@ def read_blocks(path: Path | str, *, block_samples: int) -> Iterator[Float[Tenso
             raise ValueError(f"{path}: cut short, ends at sample {at} of {file.frames}")
 
 
+def part_beside(path: Path) -> Path:
+    """A name for a file while it is not whole: hidden, and no other writer's."""
+    # Short, so that it is a name wherever the final one is.
+    return path.with_name(f".{os.getpid():x}-{secrets.token_hex(4)}.part")
+
+
 class AudioWriter:
     """Writes a file block by block under a temporary name beside it, and renames it at the end.
 
@@ -178,8 +184,7 @@ class AudioWriter:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
-        # Short, so that it is a name wherever the final one is.
-        self.part = self.path.with_name(f".{os.getpid():x}-{secrets.token_hex(4)}.part")
+        self.part = part_beside(self.path)
         self.num_clipped = 0
         self.num_samples = 0
         self._header = _header(sample_rate, num_channels, format, subtype)

@@ -7,7 +7,6 @@ What lies beyond full scale fits no such format; `clipping` says what becomes of
 
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from frametx.audio.io import (
     AudioInfo,
     AudioWriter,
     is_writable,
+    part_beside,
     read_blocks,
 )
 from frametx.audio.tags import LIBSNDFILE_FORMATS, Tags, libsndfile_tags, tags_for_stem, write_tags
@@ -150,7 +150,7 @@ def copy_as_stem(source: Path, path: Path) -> Path:
     """
     target = with_suffix(path, source.suffix)
     _check_apart(source, [target])
-    part = target.with_name(f".{os.getpid():x}-{secrets.token_hex(4)}.part")
+    part = part_beside(target)
     missing = missing_folders(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

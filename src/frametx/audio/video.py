@@ -6,8 +6,6 @@ optional (`pip install frametx[media]`).
 
 import io
 import math
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frametx.audio.io import AudioInfo, probe, read_blocks
+from frametx.audio.io import AudioInfo, part_beside, probe, read_blocks
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -61,7 +59,7 @@ def still_video(audio: Path | str, picture: bytes | None, output: Path | str) ->
             f"there may be {', '.join(map(str, LAYOUTS))}"
         )
     still = _still(audio, picture)
-    part = output.with_name(f".{os.getpid():x}-{secrets.token_hex(4)}.part")
+    part = part_beside(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         options = {"movflags": "+faststart"}
