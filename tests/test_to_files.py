@@ -126,6 +126,24 @@ def test_tags_and_cover_follow_the_song_and_titles_name_the_stem(tmp_path: Path)
     assert read_tags(bare.outputs["vocals"]).text == {}
 
 
+def test_tags_are_read_only_where_something_uses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def reading(path: Path) -> Tags:
+        asked.append(path)
+        return read_tags(path)
+
+    monkeypatch.setattr("frametx.to_files.read_tags", reading)
+    job = Job(song(tmp_path / "x.wav", length=4_000), tmp_path / "out")
+    assert separated(Gain(0.5), job, tags=False).notes == []
+    assert asked == []
+    assert separated(Gain(0.5), job, tags=False, video=True).status == "done"
+    assert separated(Gain(0.5), job).status == "done"
+    assert asked == [job.source, job.source]
+
+
 @pytest.mark.parametrize("clipping", ["float", "scale", "clip"])
 def test_a_stem_that_would_clip_is_treated_as_asked_and_reported(
     tmp_path: Path, clipping: str

@@ -82,7 +82,8 @@ def separate_song(
     if options.skip_existing and finished is not None:
         report.outputs = {stem: str(path) for stem, path in finished.items()}
         return report
-    tags = read_tags(job.source)
+    # Nothing else uses them here, and a song may have a bad one to be told about.
+    tags = read_tags(job.source) if options.tags or options.video else Tags()
     files = StemFiles(
         paths=paths,
         info=info,
