@@ -8,6 +8,8 @@
     separate   a minute of noise through the composed separator, chunk by chunk
     loop       a song taken apart, file to files: the originals' loop around a plain network, and
                ours around ours, with the same weights, crop and padding
+    field      every network of conf/model: size and cost as published, and what a tiny form of it
+               learns from the demo's audio in so many processor seconds
 
 Every figure is the median of a few runs after one that is not counted, and is measured in a process
 of its own, so that the peak memory is its own too. Where others use the machine as well, believe
@@ -17,15 +19,11 @@ the CPU seconds of one thread.
 import gc
 import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import soundfile
 import torch
@@ -36,13 +34,23 @@ from rich.table import Table
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
+from frametx.bench_field import chunk, field, pace
+from frametx.bench_measure import (
+    MEGABYTE,
+    Row,
+    child,
+    measured,
+    peak_mb,
+    readable,
+    rerun,
+    resident_mb,
+    say,
+)
 from frametx.config import hydra_main
 from frametx.data.voxaug import STEMS
 from frametx.nn.residual_scores import residual_attention
 from frametx.streaming import separate_waveform
 
-Row = dict[str, Any]
-MEGABYTE = 1 << 20
 FLOAT_BYTES = 4
 ADAMW_BYTES = 8  # two moments of every parameter
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -278,7 +286,7 @@ def step(cfg: DictConfig) -> list[Row]:
     module = instantiate(cfg.module)
     stage = instantiate(cfg.curriculum).stage(0)
     separator = module.separator
-    length = separator.stft.num_samples(stage.frames)
+    length = instantiate(cfg.stft).num_samples(stage.frames)
     stems = 0.1 * torch.randn(
         stage.batch_size, len(separator.stems), separator.num_channels, length
     )
@@ -312,33 +320,6 @@ def separate(cfg: DictConfig) -> list[Row]:
     return [{"what": what, **row, "audio s per s": cfg.bench.seconds / row["s"]}]
 
 
-def measured(run: Callable[[], None], *, repeats: int) -> Row:
-    """Median seconds and CPU seconds of a few runs, and this process's peak memory in MB."""
-    seconds, cpu_seconds = [], []
-    for _ in range(1 + repeats):
-        start, cpu_start = time.perf_counter(), time.process_time()
-        run()
-        seconds.append(time.perf_counter() - start)
-        cpu_seconds.append(time.process_time() - cpu_start)
-    return {
-        "s": statistics.median(seconds[1:]),
-        "CPU s": statistics.median(cpu_seconds[1:]),
-        "peak MB": peak_mb(),
-    }
-
-
-def peak_mb() -> float:
-    """The most memory this process has held, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEGABYTE
-
-
-def resident_mb() -> float:
-    """The memory this process holds now, in MB; Linux only."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
-
-
-# what `family`, `attention` and `data` run again and again
 PARTS: dict[str, Callable[[DictConfig], list[Row]]] = {
     "plain": plain,
     "family": family,
@@ -347,36 +328,10 @@ PARTS: dict[str, Callable[[DictConfig], list[Row]]] = {
     "step": step,
     "separate": separate,
     "loop": loop,
+    "field": field,
 }
-INNER = {"memory": memory, "chain": chain, "loading": loading}
-
-
-def rerun(part: str, *overrides: str) -> list[Row]:
-    """Run this command again for one part in a process of its own, and read the rows it prints."""
-    command = [sys.executable, "-m", "frametx.bench", *sys.argv[1:], *overrides]
-    return child([*command, f"bench.parts=[{part}]"])
-
-
-def child(command: list[str], **options: Any) -> Any:
-    """What a process prints as JSON in its last line.
-
-    Raises:
-        ValueError: if it fails, with what it said.
-    """
-    for name, value in options.items():
-        command = [*command, f"--{name}", str(value)]
-    environment = {**os.environ, "FRAMETX_BENCH_CHILD": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        reason = said[-1] if said else f"exit code {done.returncode}"
-        raise ValueError(f"{' '.join(command[1:])} failed: {reason}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def say(row: Row) -> None:
-    """Show a row at once: the table comes when all are measured, which may be an hour later."""
-    print(", ".join(f"{name} {readable(value)}" for name, value in row.items()), file=sys.stderr)
+# what `family`, `attention`, `data` and `field` run again and again
+INNER = {"memory": memory, "chain": chain, "loading": loading, "pace": pace, "chunk": chunk}
 
 
 def table(part: str, rows: list[Row]) -> Table:
@@ -387,13 +342,6 @@ def table(part: str, rows: list[Row]) -> Table:
     for row in rows:
         shown.add_row(*(readable(value) for value in row.values()))
     return shown
-
-
-def readable(value: Any) -> str:
-    """A figure with three digits that count."""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 @hydra_main("bench")
@@ -412,7 +360,7 @@ def main(cfg: DictConfig) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"threads": cfg.bench.threads, "torch": str(torch.__version__)}
     for part in cfg.bench.parts:
-        starts_processes = part in ("plain", "family", "attention", "data", "loop")
+        starts_processes = part in ("plain", "family", "attention", "data", "loop", "field")
         rows[part] = PARTS[part](cfg) if starts_processes else rerun(part)
         console.print(table(part, rows[part]))
         output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
