@@ -41,7 +41,7 @@ def field(cfg: DictConfig) -> list[Row]:
 
 def cost(network: Any) -> Row:
     """Parameters of the published preset, and what it takes to separate a second of its audio."""
-    named = ("experiment=null", f"model={network.model}", f"audio={network.audio}")
+    named = ("~experiment", f"model={network.model}", f"audio={network.audio}")
     (row,) = rerun("chunk", *named)
     return {"M parameters": row["parameters"] / 1e6, "CPU s per s": row["CPU s"] / row["seconds"]}
 
