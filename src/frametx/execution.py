@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from frametx.audio.chunking import OverlapAdder, Splitter, hop_samples
+from frametx.audio.stem_order import ChunkOrder
+from frametx.separator import has_ordered_stems
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -111,11 +113,15 @@ class Execution:
         hop = hop_samples(piece, PIECE_OVERLAP)
         splitter = Splitter(chunk_samples=piece, hop=hop)
         adder = OverlapAdder(chunk_samples=piece, hop=hop)
-        chunks = [*splitter.push(mixture), *splitter.finish()]
-        parts = [
-            adder.add(self._at_once(separator, chunk.samples[None])[0], chunk.num_settled)
-            for chunk in chunks
-        ]
+        stem_order = None
+        if not has_ordered_stems(separator):
+            stem_order = ChunkOrder(hop=hop, num_channels=mixture.shape[0])
+        parts: list[Tensor] = []
+        for chunk in [*splitter.push(mixture), *splitter.finish()]:
+            estimate = self._at_once(separator, chunk.samples[None])[0]
+            if stem_order is not None:
+                estimate = stem_order(estimate, chunk.num_settled)
+            parts.append(adder.add(estimate, chunk.num_settled))
         return torch.cat([*parts, adder.finish()], dim=-1)[..., :length]
 
     def _at_once(self, separator: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:

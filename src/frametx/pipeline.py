@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frametx.audio.io import probe, read_blocks
+from frametx.audio.stem_order import StreamOrder
 from frametx.audio.stft import Stft
 from frametx.audio.stft_stream import InverseStftStream, StftStream
 from frametx.ensemble import Domain, Rule, check_rule, combine_spectrograms, combine_waveforms
@@ -35,12 +36,19 @@ from frametx.refine import (
     refined,
 )
 from frametx.separation_options import SeparationOptions
-from frametx.separator import Separator, SpectrogramSeparator
+from frametx.separator import (
+    NO_REMAINDER,
+    Separator,
+    SpectrogramSeparator,
+    has_ordered_stems,
+    sums_to_mixture,
+)
 from frametx.streaming import (
     BLOCK_SAMPLES,
     Held,
     Stems,
     aligned,
+    check_overlap,
     remainder_index,
     with_remainder,
 )
@@ -48,6 +56,7 @@ from frametx.views import View, separate_view, views
 
 WINDOW_SECONDS = 0.0464  # of the spectrogram that refinement works on: 2048 samples at 44.1 kHz
 RESAMPLED_EDGE = 0.9  # of a model's band that reaches it through a resampler undiminished
+REMEMBERED_SECONDS = 1.0  # after which what told the order of two views' stems counts half
 
 
 class Pipeline:
@@ -90,7 +99,9 @@ class Pipeline:
         remainder = options.remainder
         if self._rule == "min_instrumental":
             remainder = other_than_instrumental(self.stems, remainder)
-        self.rest = remainder_index(self.stems, remainder)
+        self.rest = remainder_index(
+            self.stems, remainder, sums=all(map(sums_to_mixture, self.members))
+        )
         # Its name; None if there is none, or the stems do not sum to the mixture.
         self.remainder = None if self.rest is None else self.stems[self.rest]
         if options.faithful:
@@ -130,7 +141,7 @@ class Pipeline:
         blocks = held.remember(read())
         if not self._needs_frames:
             streams = self._streams(itertools.tee(blocks, self.num_passes), sample_rate)
-            for views_of_all in aligned(streams):
+            for views_of_all in self._in_one_order(aligned(streams), sample_rate):
                 stems = self._combined(self._one_of_views(views_of_all))
                 yield from self._completed(self._others(stems), held)
             return
@@ -138,7 +149,8 @@ class Pipeline:
         own, *copies = itertools.tee(blocks, self.num_passes + 1)
         streams = self._streams(copies, sample_rate)
         spectral = self._spectral(sample_rate)
-        for mixture, *views_of_all in aligned([(block[None] for block in own), *streams]):
+        together = aligned([(block[None] for block in own), *streams])
+        for mixture, *views_of_all in self._in_one_order(together, sample_rate):
             others = spectral.push(mixture[0], self._one_of_views(views_of_all))
             yield from self._completed(others, held)
         if held.num_samples:
@@ -205,7 +217,7 @@ class Pipeline:
         chunk_samples = None
         if options.chunk_seconds is not None:
             chunk_samples = round(options.chunk_seconds * member.sample_rate)
-        return views(
+        found = views(
             member,
             chunk_samples=chunk_samples,
             overlap=options.overlap,
@@ -214,6 +226,9 @@ class Pipeline:
             shifts=int(options.tta.shifts or 0),
             contexts=options.tta.contexts,
         )
+        for view in found:
+            check_overlap(member, chunk_samples=view.chunk_samples, overlap=view.overlap)
+        return found
 
     def _wants_polarity(self, member: Separator) -> bool:
         """Magnitudes have no sign: such a model says the same twice, unless one insists."""
@@ -246,10 +261,29 @@ class Pipeline:
                     view,
                     sample_rate=sample_rate,
                     execution=self.execution,
-                    remainder=None if self.rest is None else self.stems[self.rest],
+                    remainder=NO_REMAINDER if self.rest is None else self.stems[self.rest],
                 )
                 streams.append(_reordered(stems, order))
         return streams
+
+    def _in_one_order(
+        self, blocks: Iterator[list[Tensor]], sample_rate: int
+    ) -> Iterator[list[Tensor]]:
+        """Blocks of all views, perhaps behind one of the mixture; their stems in one order."""
+        if self.num_passes == 1 or all(map(has_ordered_stems, self.members)):
+            yield from blocks
+            return
+        order = StreamOrder(
+            num_channels=[
+                member.num_channels
+                for member, of_member in zip(self.members, self._views, strict=True)
+                for _ in of_member
+            ],
+            half_life=REMEMBERED_SECONDS * sample_rate,
+        )
+        for together in blocks:
+            before = len(together) - self.num_passes
+            yield [*together[:before], *order(together[before:])]
 
     def _one_of_views(self, views_of_all: Sequence[Stems]) -> Float[Tensor, "N S C L"]:
         """The mean of each member's views."""
@@ -292,12 +326,21 @@ class Pipeline:
     def _stages(self, sample_rate: int) -> list[Stage]:
         """What is to be done with the frames of a song, fresh for each."""
         options, stft = self.options, stft_for(sample_rate)
-        # Of a model with a single stem the frames have a second: what that leaves of the mixture.
+        # Without a remainder the frames have one stem more: what the others leave of the mixture.
         rest = len(self.stems) if self.rest is None else self.rest
-        if self.rest is None:
-            kept = 0
+        if "instrumental" in self.stems:
+            kept = self.stems.index("instrumental")
         else:
-            kept = self.stems.index("instrumental") if "instrumental" in self.stems else rest
+            kept = 0 if len(self.stems) == 1 else rest
+        if kept == len(self.stems) and (
+            options.aggressiveness != 1 or options.keep_vocal_free is not None
+        ):
+            raise ValueError(
+                f"aggressiveness={options.aggressiveness} and keep_vocal_free=true are about the "
+                f"instrumental or the remainder, and of {list(self.stems)} with "
+                f"remainder={NO_REMAINDER} there is neither: name one by remainder=, or leave "
+                "them out"
+            )
         heard_hz = min(heard_hz_of(member, sample_rate) for member in self.members)
         num_bins = min(stft.n_fft // 2 + 1, int(heard_hz / sample_rate * stft.n_fft))
         stages: list[Stage] = []

@@ -13,12 +13,20 @@ from frametx.audio.masking import apply_mask, over_unseen_bins, with_rest
 from frametx.audio.stft import Stft
 
 TopBin = Literal["copy", "average", "zero"]
+NO_REMAINDER = "none"  # where the name of a stem could stand: no stem is what the others leave
 _SILENCE = 1e-8  # of the largest magnitude: below it a bin has no phase worth a factor
 
 
 @runtime_checkable
 class Separator(Protocol):
-    """Takes a mixture apart. The estimates sum to the mixture where one is the rest."""
+    """Takes a mixture apart.
+
+    What else there is to know it says by attributes, all of which it may lack:
+
+        sums_to_mixture  the estimates sum to what it hears of the mixture; true
+        ordered_stems    each estimate is always the same stem; true. False: they may change places
+                         from one mixture to the next, as speakers do
+    """
 
     stems: tuple[str, ...]
     sample_rate: int  # Hz
@@ -28,6 +36,31 @@ class Separator(Protocol):
     def __call__(self, mixture: Float[Tensor, "B C L"]) -> Float[Tensor, "B S C L"]:
         """The estimated stems, in the order of `stems`."""
         ...
+
+
+def sums_to_mixture(separator: object) -> bool:
+    """Whether the estimates sum to what the separator hears of the mixture, by construction."""
+    return bool(getattr(separator, "sums_to_mixture", True))
+
+
+def has_ordered_stems(separator: object) -> bool:
+    """Whether each estimate is always the same stem."""
+    return bool(getattr(separator, "ordered_stems", True))
+
+
+def check_stems(stems: Sequence[str], complement: str | None) -> None:
+    """Refuse names that mean something else, and a complement that is no stem.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if NO_REMAINDER in stems:
+        raise ValueError(
+            f"stems={list(stems)}: a stem cannot be called {NO_REMAINDER}, because "
+            f"remainder={NO_REMAINDER} means that no stem is the rest: give it another name"
+        )
+    if complement is not None and complement not in stems:
+        raise ValueError(f"complement={complement} must be one of the stems {list(stems)}")
 
 
 class _SaysWhereSomebodySings(Protocol):
@@ -62,12 +95,14 @@ class SpectrogramSeparator(nn.Module):
     The network sees bins 0 .. num_bins - 1 of a magnitude scaled to [0, 1] and never a complex
     number; the mask is extended over the bins above. The stem named `complement` is what the other
     stems leave of the mixture, in the waveform domain, so the estimates sum to the mixture exactly.
+    Without one they do so where the network's masks sum to one.
 
     What a network wants beyond that it says by attributes, all of which it may lack:
 
         num_bins         bins it takes and returns; all of them
         input_range      what the scaled magnitude is mapped to; (0, 1)
         head             what it returns: logits of a `mask`, or the `magnitude` of the stem; mask
+        masks_sum_to_one in evaluation, those of all stems do, in every bin it takes; false
         frame_multiple   its number of frames must be a multiple of this, zeros fill up; 1
         num_past_crops   earlier crops that it is shown, mixture and own estimate; 0
         crop_frames      T of a crop, if it is shown earlier ones
@@ -85,6 +120,10 @@ class SpectrogramSeparator(nn.Module):
         top_bin: mask of the bins the network does not see: `copy` repeats the highest one it does,
             `average` is the mean over all that it does, `zero` gives them to the complement as the
             original programs did.
+        ordered_stems: False for stems that a network may give in any order, as speakers.
+
+    Attributes:
+        sums_to_mixture: the estimates do, as far as the network sees the mixture.
 
     Raises:
         ValueError: if `complement` is no stem, or the network takes more bins than there are.
@@ -104,10 +143,10 @@ class SpectrogramSeparator(nn.Module):
         chunk_frames: int,
         scale: Literal["chunk_peak", "none"],
         top_bin: TopBin,
+        ordered_stems: bool = True,
     ) -> None:
         super().__init__()
-        if complement is not None and complement not in stems:
-            raise ValueError(f"complement={complement} must be one of the stems {list(stems)}")
+        check_stems(stems, complement)
         if scale not in ("chunk_peak", "none"):
             raise ValueError(f"scale={scale} must be chunk_peak or none")
         if top_bin not in get_args(TopBin):
@@ -122,6 +161,9 @@ class SpectrogramSeparator(nn.Module):
         self.network = network
         self.stems = tuple(stems)
         self.complement = complement
+        self.ordered_stems = ordered_stems
+        sums = getattr(network, "masks_sum_to_one", False)
+        self.sums_to_mixture = complement is not None or bool(sums)
         self.sample_rate = sample_rate
         self.num_channels = num_channels
         self.chunk_samples = stft.num_samples(chunk_frames)

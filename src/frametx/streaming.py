@@ -6,6 +6,8 @@
 
 One stem, the remainder, is what the others leave of the input at the input's own rate and channels.
 So the stems sum to the input, and what a model of a lower rate cannot hear stays in the remainder.
+Stems of a model whose estimates do not sum to a mixture, as two speakers in noise, are all given as
+the model has them: there is no remainder, and what it cannot hear is in no stem.
 """
 
 from collections import deque
@@ -19,8 +21,16 @@ from torch import Tensor
 from frametx.audio.chunking import Chunk, OverlapAdder, Splitter, hop_samples
 from frametx.audio.masking import with_rest
 from frametx.audio.resample import StreamResampler
+from frametx.audio.stem_order import ChunkOrder
 from frametx.execution import Execution, device_of
-from frametx.separator import Past, Separator, SpectrogramSeparator
+from frametx.separator import (
+    NO_REMAINDER,
+    Past,
+    Separator,
+    SpectrogramSeparator,
+    has_ordered_stems,
+    sums_to_mixture,
+)
 
 Block = Float[Tensor, "C _"]  # L differs from block to block
 Stems = Float[Tensor, "S C _"]
@@ -49,16 +59,19 @@ def separate_blocks(
         sample_rate: of the blocks, Hz.
         overlap: the part of a chunk that the next one sees again, 0 <= overlap < 1.
         execution: runs the separator, on its device.
-        remainder: the stem that is the mixture minus the others; None is the instrumental, else the
-            last. A separator of a single stem has none.
+        remainder: the stem that is the mixture minus the others, or `none`. None is `none` if the
+            separator's estimates do not sum to the mixture, else the instrumental, else the last.
+            A separator of a single stem has no remainder.
         chunk_samples: at the separator's rate; None is what the separator likes.
 
     Raises:
-        ValueError: if an option is out of its range.
+        ValueError: if an option is out of its range, or chunks of stems without an order do not
+            overlap.
     """
     chunk_samples = separator.chunk_samples if chunk_samples is None else chunk_samples
     hop = hop_samples(chunk_samples, overlap)
-    rest = remainder_index(separator.stems, remainder)
+    check_overlap(separator, chunk_samples=chunk_samples, overlap=overlap)
+    rest = remainder_index(separator.stems, remainder, sums=sums_to_mixture(separator))
     return _stems(
         separator,
         blocks,
@@ -89,7 +102,7 @@ def separate_waveform(
         overlap: the part of a chunk that the next one sees again, 0 <= overlap < 1.
         batch_size: items that go through the separator at once.
         device: of the separator; None asks its weights.
-        remainder: the stem that is the mixture minus the others.
+        remainder: the stem that is the mixture minus the others, or `none`.
         chunk_samples: at the separator's rate; None is what the separator likes.
     """
     assert mixture.shape[1] >= 1, "an empty mixture has no stems"
@@ -107,19 +120,42 @@ def separate_waveform(
     return torch.cat(list(stems), dim=2).to(mixture.device)
 
 
-def remainder_index(stems: tuple[str, ...], remainder: str | None) -> int | None:
-    """Which stem is the mixture minus the others; None if there is but one.
+def remainder_index(
+    stems: tuple[str, ...], remainder: str | None, *, sums: bool = True
+) -> int | None:
+    """Which stem is the mixture minus the others; None if no stem is.
+
+    Args:
+        stems: of the separator.
+        remainder: a stem, or `none`; None chooses.
+        sums: the separator's estimates sum to the mixture, so that one of them may be the rest.
 
     Raises:
         ValueError: if the stem asked for is none of them.
     """
-    if remainder is not None and remainder not in stems:
-        raise ValueError(f"remainder={remainder} must be one of the stems {list(stems)}")
-    if len(stems) == 1:
+    if remainder not in (None, NO_REMAINDER, *stems):
+        raise ValueError(
+            f"remainder={remainder} must be one of the stems {list(stems)}, or {NO_REMAINDER}"
+        )
+    if len(stems) == 1 or remainder == NO_REMAINDER or (remainder is None and not sums):
         return None
     if remainder is None:
         remainder = "instrumental" if "instrumental" in stems else stems[-1]
     return stems.index(remainder)
+
+
+def check_overlap(separator: Separator, *, chunk_samples: int, overlap: float) -> None:
+    """Refuse chunks side by side for stems without an order: nothing would say which is which.
+
+    Raises:
+        ValueError: naming the overlap.
+    """
+    if hop_samples(chunk_samples, overlap) == chunk_samples and not has_ordered_stems(separator):
+        raise ValueError(
+            f"overlap={overlap:g}: the stems {list(separator.stems)} of this model have no order, "
+            "and only what two chunks both hold tells which is which: take overlap=0.25, or leave "
+            "out quality=fast"
+        )
 
 
 def with_remainder(
@@ -172,6 +208,9 @@ def _estimates(
     in_order = None
     if isinstance(separator, SpectrogramSeparator) and separator.num_past_frames:
         in_order = InOrder(separator, hop=hop)
+    stem_order = None
+    if not has_ordered_stems(separator):
+        stem_order = ChunkOrder(hop=hop, num_channels=separator.num_channels)
 
     def run(batch: list[Chunk]) -> Iterator[Stems]:
         if not batch:
@@ -181,6 +220,8 @@ def _estimates(
             in_order.move_to(batch[0])
         estimates = _separated(separator, mixtures, execution=execution, in_order=in_order)
         for chunk, estimate in zip(batch, estimates, strict=True):
+            if stem_order is not None:
+                estimate = stem_order(estimate, chunk.num_settled)
             yield adder.add(estimate, chunk.num_settled)
 
     for block in blocks:

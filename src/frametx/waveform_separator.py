@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from frametx.audio.masking import with_rest
+from frametx.separator import check_stems
 
 _RIDGE = 1e-5  # of the mean energy of the estimates, so that equal estimates share a mixture
 
@@ -17,9 +18,6 @@ class WaveformSeparator(nn.Module):
 
     The stem named `complement` is what the others leave of the mixture, so the estimates sum to it
     exactly. Without one the network gives all stems, and they sum to what they sum to.
-
-    Which estimate is which speaker is decided chunk by chunk where the stems have no order: a song
-    or a talk longer than `chunk_seconds` may change them at a seam.
 
     Args:
         network: mixture -> as many stems as there are but the complement.
@@ -31,6 +29,11 @@ class WaveformSeparator(nn.Module):
         levels: of the estimates. `network` leaves them; `mixture` gives each estimate the one
             factor with which all together come nearest to the mixture (least squares), for a
             network whose loss cannot hear levels, as SI-SNR.
+        ordered_stems: False for stems that the network may give in any order, as speakers. Chunks
+            of a longer recording are then brought into one order by what they have in common.
+
+    Attributes:
+        sums_to_mixture: the estimates do.
 
     Raises:
         ValueError: if `complement` is no stem, the network gives another number of stems, or there
@@ -47,10 +50,10 @@ class WaveformSeparator(nn.Module):
         num_channels: int,
         chunk_seconds: float,
         levels: Literal["network", "mixture"],
+        ordered_stems: bool = True,
     ) -> None:
         super().__init__()
-        if complement is not None and complement not in stems:
-            raise ValueError(f"complement={complement} must be one of the stems {list(stems)}")
+        check_stems(stems, complement)
         if levels not in ("network", "mixture"):
             raise ValueError(f"levels={levels} must be network or mixture")
         if chunk_seconds <= 0:
@@ -65,6 +68,8 @@ class WaveformSeparator(nn.Module):
         self.network = network
         self.stems = tuple(stems)
         self.complement = complement
+        self.sums_to_mixture = complement is not None
+        self.ordered_stems = ordered_stems
         self.sample_rate = sample_rate
         self.num_channels = num_channels
         self.chunk_samples = max(1, round(chunk_seconds * sample_rate))

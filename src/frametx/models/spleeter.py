@@ -57,6 +57,7 @@ class Spleeter(nn.Module):
     Attributes:
         num_bins: bins that `forward` takes and returns.
         frame_multiple: frames must be a multiple of this.
+        masks_sum_to_one: those that are returned do, in evaluation.
 
     Raises:
         ValueError: if the bins cannot be halved as often as there are levels, there are no two
@@ -99,6 +100,7 @@ class Spleeter(nn.Module):
             )
         self.num_bins = num_bins
         self.frame_multiple = 2 ** len(widths)
+        self.masks_sum_to_one = gives_last_stem
         self.num_given_stems = num_stems if gives_last_stem else num_stems - 1
         self.own_masks = own_masks
         self.exponent = exponent
