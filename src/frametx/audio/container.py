@@ -1,4 +1,5 @@
-"""Sound from files that libsndfile cannot read (m4a, wma, videos ...): the first audio stream.
+"""Sound from files that libsndfile cannot read (m4a, wma, videos ...): the first audio stream,
+or one of several (stems in an mp4).
 
 Decoded by FFmpeg's libraries through PyAV, which is optional (`pip install frametx[media]`). What
 an encoder put before and after the sound is dropped where the container tells of it (mp4, webm).
@@ -76,10 +77,27 @@ def probe_container(path: Path) -> ContainerInfo:
     )
 
 
-def read_container(path: Path, *, block_samples: int) -> Iterator[Float[Tensor, "C L"]]:
-    """All samples of the first audio stream in blocks of `block_samples`; the last may be shorter.
+def num_audio_streams(path: Path) -> int:
+    """How many audio streams a container has.
+
+    Raises:
+        ValueError: if PyAV is not installed, or if there is none that can be read.
+    """
+    with _opened(path) as (container, _):
+        return len(container.streams.audio)
+
+
+def read_container(
+    path: Path, *, block_samples: int, stream: int = 0
+) -> Iterator[Float[Tensor, "C L"]]:
+    """All samples of an audio stream in blocks of `block_samples`; the last may be shorter.
 
     Where a broadcast changes its rate or its channels on the way, the first ones hold to the end.
+
+    Args:
+        path: of the file.
+        block_samples: of a block.
+        stream: which of the audio streams.
 
     Raises:
         ValueError: if the file is bad, or ends before the length that it states; the blocks before
@@ -88,9 +106,9 @@ def read_container(path: Path, *, block_samples: int) -> Iterator[Float[Tensor, 
     parts: list[np.ndarray] = []
     num_held = num_given = 0
     sample_rate = 1
-    with _opened(path) as (container, stream):
-        stated_s = _stated_seconds(container, stream)
-        for rate, samples in _samples(path, container, stream):
+    with _opened(path, stream) as (container, chosen):
+        stated_s = _stated_seconds(container, chosen)
+        for rate, samples in _samples(path, container, chosen):
             sample_rate = rate
             parts.append(samples)
             num_held += samples.shape[1]
@@ -112,7 +130,7 @@ def read_container(path: Path, *, block_samples: int) -> Iterator[Float[Tensor, 
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple["InputContainer", "AudioStream"]]:
+def _opened(path: Path, number: int = 0) -> Iterator[tuple["InputContainer", "AudioStream"]]:
     try:
         import av
         from av.error import FFmpegError
@@ -131,7 +149,7 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "AudioStream"]]:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise ValueError(f"{path}: holds no audio: {kinds} only")
         try:
-            yield container, container.streams.audio[0]
+            yield container, container.streams.audio[number]
         except (FFmpegError, IndexError) as error:  # the second: PyAV, of a stream that comes late
             raise ValueError(f"{path}: is damaged: {_reason(error)}") from error
 
