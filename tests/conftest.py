@@ -12,6 +12,7 @@ from torch import Tensor
 
 from frametx.config import conf_dir
 from frametx.data.synthetic import write_synthetic_libraries
+from frametx.models.sepformer import SepFormer
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "parity"
 
@@ -41,6 +42,50 @@ TINY = [
     "test=false",
     "paths.runs_dir=runs",
 ]
+
+
+# Two speakers, and as little as all parts of the network allow.
+SMALL_SEPFORMER: dict[str, Any] = {
+    "stems": ["speaker_1", "speaker_2"],
+    "complement": None,
+    "num_features": 12,
+    "kernel_size": 8,
+    "stride": 4,
+    "chunk_frames": 6,
+    "num_blocks": 2,
+    "num_intra_layers": 1,
+    "num_inter_layers": 1,
+    "num_heads": 2,
+    "hidden_features": 16,
+    "dropout": 0.0,
+}
+
+
+@pytest.fixture(scope="session")
+def sepformer_config() -> dict[str, Any]:
+    """What builds a small SepFormer, without its class."""
+    return dict(SMALL_SEPFORMER)
+
+
+@pytest.fixture(scope="session")
+def small_sepformer() -> Callable[..., SepFormer]:
+    """Builds a small SepFormer, the same one every time, with some of its options changed."""
+
+    def build(**changes: Any) -> SepFormer:
+        torch.manual_seed(0)
+        return SepFormer(**(SMALL_SEPFORMER | changes)).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def noise_mixture() -> Callable[..., Tensor]:
+    """Makes noise B C L, the same every time."""
+
+    def make(*, batch: int = 2, channels: int = 1, length: int = 101) -> Tensor:
+        return torch.randn(batch, channels, length, generator=torch.Generator().manual_seed(1))
+
+    return make
 
 
 @pytest.fixture(scope="session")

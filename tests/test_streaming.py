@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from frametx.audio.stft import Stft
 from frametx.execution import Execution
-from frametx.separator import SpectrogramSeparator
+from frametx.separator import Separator, SpectrogramSeparator
 from frametx.streaming import remainder_index, separate_blocks, separate_waveform
 
 RATE = 8_000
@@ -16,6 +16,8 @@ CHUNK = 24
 
 class Share(nn.Module):
     """Each stem is a fixed share of the mixture."""
+
+    sums_to_mixture = True
 
     def __init__(self, shares: tuple[float, ...], num_channels: int = 2, rate: int = RATE) -> None:
         super().__init__()
@@ -46,7 +48,7 @@ def noise(num_channels: int, length: int) -> Tensor:
     return torch.randn(num_channels, length, generator=torch.Generator().manual_seed(length)) * 0.3
 
 
-def in_blocks(separator: Share, mixture: Tensor, block: int, **options: object) -> Tensor:
+def in_blocks(separator: Separator, mixture: Tensor, block: int, **options: object) -> Tensor:
     batch_size = options.pop("batch_size", 2)
     execution = Execution(device="cpu", batch_size=batch_size)  # pyright: ignore[reportArgumentType]
     chosen = {"sample_rate": RATE, "overlap": 0.25, "execution": execution} | options
@@ -184,8 +186,129 @@ def test_the_remainder_may_be_chosen() -> None:
     assert remainder_index(("drums", "bass", "other"), None) == 2
     assert remainder_index(("drums", "bass", "other"), "bass") == 1
     assert remainder_index(("vocals",), None) is None
-    with pytest.raises(ValueError, match=r"remainder=piano must be one of .*drums"):
+    with pytest.raises(ValueError, match=r"remainder=piano must be one of .*drums.* or none"):
         remainder_index(("drums", "bass"), "piano")
+
+
+def test_stems_that_do_not_sum_have_no_remainder_unless_one_is_asked_for() -> None:
+    assert remainder_index(("vocals", "instrumental"), None, sums=False) is None
+    assert remainder_index(("vocals", "instrumental"), "none") is None
+    assert remainder_index(("vocals", "instrumental"), "vocals", sums=False) == 0
+
+
+@pytest.mark.parametrize("rate", [5_000, 8_000])
+def test_without_a_remainder_every_stem_is_the_separators_own(rate: int) -> None:
+    free = Share((0.5, 0.1), rate=rate)
+    free.sums_to_mixture = False
+    mixture = noise(2, 1_234)
+    stems = in_blocks(free, mixture, 300)
+    assert torch.equal(in_blocks(free, mixture, 300, remainder="none"), stems)
+    torch.testing.assert_close(stems[0], 5 * stems[1], atol=1e-6, rtol=1e-5)
+    if rate == RATE:
+        torch.testing.assert_close(stems[1], 0.1 * mixture, atol=1e-6, rtol=0)
+    # The one that is not the remainder is the same to the last bit.
+    with_rest = in_blocks(free, mixture, 300, remainder="instrumental")
+    assert torch.equal(with_rest[0], stems[0])
+    torch.testing.assert_close(with_rest.sum(dim=0), mixture, atol=1e-6, rtol=0)
+
+
+class Voices(nn.Module):
+    """Low and high tones of a mixture, in an order that chance gives each item of each batch.
+
+    Args:
+        swaps: whether chance has a say.
+    """
+
+    ordered_stems = False
+    sums_to_mixture = False
+    stems: tuple[str, ...] = ("low", "high")
+    sample_rate = RATE
+    chunk_samples = 1_000
+
+    def __init__(self, *, swaps: bool, num_channels: int = 1, seed: int = 0) -> None:
+        super().__init__()
+        self.swaps = swaps
+        self.num_channels = num_channels
+        self.generator = torch.Generator().manual_seed(seed)
+        self.num_swapped = 0
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(mixture)
+        hz = torch.fft.rfftfreq(mixture.shape[-1], 1 / RATE)
+        estimates = torch.stack(
+            [
+                torch.fft.irfft(spectrum * part, n=mixture.shape[-1])
+                for part in (hz < 1e3, hz > 1e3)
+            ],
+            dim=1,
+        )
+        if not self.swaps:
+            return estimates
+        is_swapped = torch.rand(len(mixture), generator=self.generator) < 0.5
+        self.num_swapped += int(is_swapped.sum())
+        return torch.where(is_swapped[:, None, None, None], estimates.flip(1), estimates)
+
+
+def order_of(found: Tensor, expected: Tensor) -> Tensor:
+    """The estimates found, turned as a whole: which stem a stream begins with is chance as well."""
+    turned = found.flip(0)
+    near, far = (float((x - expected).square().sum()) for x in (found, turned))
+    return found if near < far else turned
+
+
+@pytest.mark.parametrize("channels_in", [1, 2, 3])
+@pytest.mark.parametrize("num_channels", [1, 2])
+@pytest.mark.parametrize("overlap", [0.1, 0.25, 0.75])
+def test_a_separator_that_swaps_its_stems_by_chance_gives_what_one_gives_that_does_not(
+    overlap: float, num_channels: int, channels_in: int
+) -> None:
+    mixture = noise(1, 8_300).expand(channels_in, -1) + 0.5 * noise(channels_in, 8_300)
+    mixture[0] *= -1  # a microphone with its wires the other way round
+    plain = Voices(swaps=False, num_channels=num_channels)
+    plain.ordered_stems = True
+    expected = in_blocks(plain, mixture, 700, overlap=overlap)
+    for seed in range(3):
+        swapping = Voices(swaps=True, num_channels=num_channels, seed=seed)
+        found = in_blocks(swapping, mixture, 700, overlap=overlap)
+        assert swapping.num_swapped > 0
+        torch.testing.assert_close(order_of(found, expected), expected, atol=1e-6, rtol=0)
+    kept = in_blocks(Voices(swaps=False, num_channels=num_channels), mixture, 700, overlap=overlap)
+    assert torch.equal(kept, expected)
+
+
+def test_without_that_a_seam_would_swap_them() -> None:
+    mixture, swapping = noise(1, 8_300), Voices(swaps=True)
+    expected = in_blocks(Voices(swaps=False), mixture, 700)
+    swapping.ordered_stems = True
+    found = order_of(in_blocks(swapping, mixture, 700), expected)
+    assert (found - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("block", [1, 333, 5_000])
+def test_stems_without_an_order_depend_on_neither_blocks_nor_batches(
+    block: int, batch_size: int
+) -> None:
+    mixture = noise(2, 4_444)
+    expected = in_blocks(Voices(swaps=True), mixture, 700, batch_size=2)
+    found = in_blocks(Voices(swaps=True), mixture, block, batch_size=batch_size)
+    torch.testing.assert_close(order_of(found, expected), expected, atol=1e-6, rtol=0)
+
+
+def test_a_silence_longer_than_a_chunk_keeps_the_order() -> None:
+    mixture = noise(1, 9_000)
+    mixture[:, 3_000:6_000] = 0
+    plain = Voices(swaps=False)
+    plain.ordered_stems = True
+    expected = in_blocks(plain, mixture, 700)
+    assert torch.equal(in_blocks(Voices(swaps=False), mixture, 700), expected)
+    assert not expected[..., 4_200:4_700].any()  # chunks lie in it that hold nothing at all
+
+
+def test_chunks_side_by_side_are_refused_where_stems_have_no_order() -> None:
+    for options in ({"overlap": 0.0}, {"overlap": 0.01, "chunk_samples": 20}):
+        with pytest.raises(ValueError, match=r"overlap=0.* have no order.* take overlap=0.25"):
+            in_blocks(Voices(swaps=False), noise(1, 5_000), 700, **options)
 
 
 def test_a_single_stem_is_given_as_it_is() -> None:

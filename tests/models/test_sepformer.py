@@ -1,6 +1,6 @@
 """The SepFormer: it takes samples, so the laws of the family's networks are said anew here."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import pytest
@@ -17,30 +17,8 @@ from frametx.nn.block import recompute_blocks
 from frametx.nn.dual_path import DualPathBlock, GlobalNorm, PathLayer, PathTransformer
 from frametx.waveform_separator import WaveformSeparator
 
-SMALL: dict[str, Any] = {
-    "stems": ["speaker_1", "speaker_2"],
-    "complement": None,
-    "num_features": 12,
-    "kernel_size": 8,
-    "stride": 4,
-    "chunk_frames": 6,
-    "num_blocks": 2,
-    "num_intra_layers": 1,
-    "num_inter_layers": 1,
-    "num_heads": 2,
-    "hidden_features": 16,
-    "dropout": 0.0,
-}
-
-
-def build(**changes: Any) -> SepFormer:
-    torch.manual_seed(0)
-    return SepFormer(**(SMALL | changes)).eval()
-
-
-def mixture(*, batch: int = 2, channels: int = 1, length: int = 101) -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(batch, channels, length)
+Build = Callable[..., SepFormer]
+Noise = Callable[..., Tensor]
 
 
 def gradients(network: SepFormer, x: Tensor) -> dict[str, Tensor]:
@@ -119,27 +97,31 @@ def plain(network: SepFormer, waveform: Tensor) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("num_frames", [1, 3, 6, 9, 23])
 @pytest.mark.parametrize("num_stems", [2, 3])
-def test_it_is_the_recipe_step_by_step(num_frames: int, num_stems: int) -> None:
+def test_it_is_the_recipe_step_by_step(
+    num_frames: int, num_stems: int, small_sepformer: Build, noise_mixture: Noise
+) -> None:
     """9 frames are a special case: the recipe adds a whole empty chunk to them."""
-    network = build(stems=[str(number) for number in range(num_stems)])
+    network = small_sepformer(stems=[str(number) for number in range(num_stems)])
     for name, parameter in network.named_parameters():
         if "norm" in name or "bias" in name:
             parameter.add_(0.1 * torch.randn_like(parameter))
-    x = mixture(length=8 + 4 * (num_frames - 1))
+    x = noise_mixture(length=8 + 4 * (num_frames - 1))
     torch.testing.assert_close(network(x)[:, :, 0], plain(network, x[:, 0]), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 64, 101, 400])
-def test_any_length_comes_back_as_stems_of_that_length(length: int) -> None:
-    estimates = build()(mixture(channels=2, length=length))
+def test_any_length_comes_back_as_stems_of_that_length(
+    length: int, small_sepformer: Build, noise_mixture: Noise
+) -> None:
+    estimates = small_sepformer()(noise_mixture(channels=2, length=length))
     assert estimates.shape == (2, 2, 2, length)
     assert estimates.isfinite().all()
 
 
 @torch.no_grad()
-def test_every_sample_lies_in_a_frame() -> None:
-    network = build()
+def test_every_sample_lies_in_a_frame(small_sepformer: Build) -> None:
+    network = small_sepformer()
     with torch.no_grad():
         network.encoder.weight.fill_(1.0)
     for length in range(1, 20):
@@ -149,8 +131,10 @@ def test_every_sample_lies_in_a_frame() -> None:
 
 
 @torch.no_grad()
-def test_a_batch_is_its_members_and_channels_one_by_one() -> None:
-    network, batch = build(), mixture(batch=3, channels=2)
+def test_a_batch_is_its_members_and_channels_one_by_one(
+    small_sepformer: Build, noise_mixture: Noise
+) -> None:
+    network, batch = small_sepformer(), noise_mixture(batch=3, channels=2)
     alone = torch.stack(
         [
             torch.cat([network(channel[None, None]) for channel in member], dim=2)[0]
@@ -160,20 +144,24 @@ def test_a_batch_is_its_members_and_channels_one_by_one() -> None:
     torch.testing.assert_close(network(batch), alone, atol=1e-5, rtol=1e-4)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    network = build()
-    reached = {name for name, g in gradients(network, mixture()).items() if g.any()}
+def test_the_gradient_reaches_every_parameter(small_sepformer: Build, noise_mixture: Noise) -> None:
+    network = small_sepformer()
+    reached = {name for name, g in gradients(network, noise_mixture()).items() if g.any()}
     assert reached == {name for name, _ in network.named_parameters()}
 
 
 @torch.no_grad()
-def test_a_louder_mixture_gives_louder_estimates_and_nothing_else() -> None:
-    network, x = build(), mixture()
+def test_a_louder_mixture_gives_louder_estimates_and_nothing_else(
+    small_sepformer: Build, noise_mixture: Noise
+) -> None:
+    network, x = small_sepformer(), noise_mixture()
     torch.testing.assert_close(network(10 * x), 10 * network(x), atol=1e-4, rtol=1e-3)
 
 
-def test_running_transformers_again_in_backward_changes_no_gradient() -> None:
-    network, x = build(dropout=0.3).train(), mixture()
+def test_running_transformers_again_in_backward_changes_no_gradient(
+    small_sepformer: Build, noise_mixture: Noise
+) -> None:
+    network, x = small_sepformer(dropout=0.3).train(), noise_mixture()
     torch.manual_seed(2)
     kept = gradients(network, x)
     recompute_blocks(network)
@@ -184,15 +172,17 @@ def test_running_transformers_again_in_backward_changes_no_gradient() -> None:
 
 
 @torch.no_grad()
-def test_dropout_is_random_in_training_alone() -> None:
-    network, x = build(dropout=0.3), mixture()
+def test_dropout_is_random_in_training_alone(small_sepformer: Build, noise_mixture: Noise) -> None:
+    network, x = small_sepformer(dropout=0.3), noise_mixture()
     assert torch.equal(network(x), network(x))
     network.train()
     assert not torch.equal(network(x), network(x))
 
 
-def test_under_autocast_the_estimates_stay_close_in_full_precision() -> None:
-    network, x = build(), mixture()
+def test_under_autocast_the_estimates_stay_close_in_full_precision(
+    small_sepformer: Build, noise_mixture: Noise
+) -> None:
+    network, x = small_sepformer(), noise_mixture()
     exact = network(x).detach()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = network(x)
@@ -240,8 +230,8 @@ def two_speakers(*, length: int = 256) -> Tensor:
     return torch.stack([low, high])[None, :, None]
 
 
-def test_sixty_steps_on_one_mixture_of_two_speakers_win_ten_db() -> None:
-    network, stems = build().train(), two_speakers()
+def test_sixty_steps_on_one_mixture_of_two_speakers_win_ten_db(small_sepformer: Build) -> None:
+    network, stems = small_sepformer().train(), two_speakers()
     loss = PermutationInvariantSiSnr(limit_db=None, weight=1.0)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     losses = []
@@ -267,11 +257,13 @@ def test_sixty_steps_on_one_mixture_of_two_speakers_win_ten_db() -> None:
         ({"stems": ["a"], "complement": "a"}, "leave nothing to separate"),
     ],
 )
-def test_what_cannot_be_built_is_refused(changes: dict[str, Any], says: str) -> None:
+def test_what_cannot_be_built_is_refused(
+    changes: dict[str, Any], says: str, small_sepformer: Build
+) -> None:
     with pytest.raises(ValueError, match=says):
-        build(**changes)
+        small_sepformer(**changes)
 
 
-def test_an_empty_mixture_is_refused() -> None:
+def test_an_empty_mixture_is_refused(small_sepformer: Build) -> None:
     with pytest.raises(ValueError, match="an empty mixture"):
-        build()(torch.zeros(1, 1, 0))
+        small_sepformer()(torch.zeros(1, 1, 0))
