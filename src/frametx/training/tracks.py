@@ -1,6 +1,8 @@
 """Tracks of aligned stems as training data."""
 
+import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -9,17 +11,21 @@ from torch import Tensor
 
 from frametx.audio.stft import Stft
 from frametx.data.aligned import AlignedCrops, StemTransforms
+from frametx.data.division import Part
 from frametx.data.tracks import EvaluationSet, Tracks
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.datamodule import Crops, SampleSource, StepDataModule
 
 
 class TracksDataModule(StepDataModule):
-    """Random excerpts of tracks with aligned stems: true songs, and the layout of MUSDB18-HQ.
+    """Random excerpts of tracks with aligned stems: true songs, and the layout of MUSDB18.
 
     Args:
-        root: folder whose train/ is trained on and whose test/, validation/ or valid/ is held out.
+        root: folder whose train/ is trained on, see `frametx.data.division`.
         stems: their names, in order.
+        held_out: share of train/ that is validated on, where neither a folder valid/ nor MUSDB18's
+            list says which tracks are.
+        mix_songs: share of the samples whose stems come each from a song of its own, from 0 to 1.
         test: evaluated when training has ended; by `train.py`, not here.
         transforms: what chance does to each stem.
         The rest as for `StepDataModule`.
@@ -30,6 +36,8 @@ class TracksDataModule(StepDataModule):
         *,
         root: str,
         stems: Sequence[str],
+        held_out: float,
+        mix_songs: float,
         test: EvaluationSet | None,
         transforms: StemTransforms,
         sample_rate: int,
@@ -55,7 +63,29 @@ class TracksDataModule(StepDataModule):
         )
         self.root = Path(root).expanduser()
         self.stems = tuple(stems)
+        self.held_out = held_out
+        self.mix_songs = mix_songs
+        self.test = test
         self.transforms = transforms
+        self._has_told = int(os.environ.get("LOCAL_RANK", 0)) > 0
+
+    @cached_property
+    def training_tracks(self) -> Tracks:
+        """What is trained on."""
+        return self._part("train")
+
+    def prepare_data(self) -> None:
+        """Open everything once, and say once how the tracks are divided."""
+        super().prepare_data()
+        if self._has_told:
+            return
+        self._has_told = True
+        sets = (self.training_tracks, self.validation_set, self.test)
+        parts = [tracks for tracks in sets if tracks is not None]
+        roles = ("to train on", "to validate on", "to test with")
+        counts = [f"{len(part)} {role}" for part, role in zip(parts, roles, strict=False)]
+        notes = [note for part in parts for note in getattr(part, "notes", ())]
+        print("\n".join([f"tracks: {', '.join(counts)}", *notes]), flush=True)
 
     @property
     def fingerprint(self) -> str:
@@ -69,17 +99,27 @@ class TracksDataModule(StepDataModule):
 
     def open_validation(self) -> EvaluationSet:
         """The held-out part."""
-        return Tracks(self.root, stems=self.stems)
+        return self._part("valid")
 
     def open_source(self) -> SampleSource:
         """The crops of the tracks."""
         return AlignedCrops(
-            tracks=Tracks(self.root / "train", stems=self.stems),
+            tracks=self.training_tracks,
+            mix_songs=self.mix_songs,
             seed=self.seed,
             sample_rate=self.sample_rate,
             num_channels=self.num_channels,
             cache_dir=self.cache_dir,
             decode_once=self.decode_once,
+        )
+
+    def _part(self, part: Part) -> Tracks:
+        return Tracks(
+            self.root,
+            stems=self.stems,
+            part=part,
+            held_out=self.held_out,
+            cache_dir=self.cache_dir,
         )
 
     def mix(self, crops: Crops) -> Float[Tensor, "B S C L"]:
