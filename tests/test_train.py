@@ -520,7 +520,7 @@ def test_pretraining_takes_stems_too_and_stereo_tracks_for_a_mono_network(
 ) -> None:
     for part, seed in (("train", 0), ("test", 1)):
         write_synthetic_tracks(
-            tmp_path / "songs" / part, seconds=0.5, num_tracks=1, sample_rate=22_050, seed=seed
+            tmp_path / "songs" / part, seconds=0.5, num_tracks=2, sample_rate=22_050, seed=seed
         )
     general = [text for text in tiny_overrides if not text.startswith("data")]
     data = ["data=tracks", f"data.root={tmp_path / 'songs'}", "data.num_workers=0"]
