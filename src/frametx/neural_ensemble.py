@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from frametx.audio.masking import apply_mask, over_unseen_bins, with_rest
 from frametx.audio.resample import resample
 from frametx.audio.stft import Stft
-from frametx.separator import Separator, SpectrogramSeparator
+from frametx.separator import Separator, SpectrogramSeparator, has_ordered_stems
 
 _MARGIN = 1e-2  # of a mask to 0 and 1 where it is turned into logits
 
@@ -66,6 +66,7 @@ class NeuralEnsemble(nn.Module):
             `none` hands it over as it is.
         top_bin: correction of the bins the network does not see: `copy` repeats that of the highest
             one it does, `zero` leaves them the mean.
+        ordered_stems: True; masks of stems without an order cannot be compared.
 
     Raises:
         ValueError: if there are fewer than two members, one does not fit, or the network cannot
@@ -88,8 +89,14 @@ class NeuralEnsemble(nn.Module):
         chunk_frames: int,
         scale: Literal["chunk_peak", "none"],
         top_bin: Literal["copy", "zero"],
+        ordered_stems: bool = True,
     ) -> None:
         super().__init__()
+        if not ordered_stems:
+            raise ValueError(
+                f"ordered_stems=false: the masks of {list(stems)} cannot be compared without an "
+                "order; separate with ckpt=[a.ckpt,b.ckpt], which finds it as it goes along"
+            )
         if complement not in stems or len(stems) < 2:
             raise ValueError(
                 f"complement={complement} must be one of the stems {list(stems)}, and not the only "
@@ -249,6 +256,11 @@ def _check_member(
         raise ValueError(
             f"member {number} takes {member.num_channels} channels, the ensemble {num_channels}: "
             "give the ensemble as many, or a multiple, by audio.num_channels"
+        )
+    if not has_ordered_stems(member):
+        raise ValueError(
+            f"member {number} gives its stems in any order, so its masks cannot be compared: "
+            "separate with ckpt=[a.ckpt,b.ckpt], which finds the order as it goes along"
         )
     if getattr(member, "num_past_frames", 0):
         raise ValueError(

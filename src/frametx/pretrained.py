@@ -131,4 +131,5 @@ def _two_stems() -> dict[str, Any]:
         "chunk_frames": 512,
         "scale": "none",
         "top_bin": "zero",
+        "ordered_stems": True,
     }

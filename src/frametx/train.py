@@ -38,7 +38,9 @@ from frametx.checkpoint import separator_weights as weights_of
 from frametx.config import composition_message, hydra_main, quoted
 from frametx.evaluate import evaluate, evaluation_set, report
 from frametx.loading import load
+from frametx.losses.permutation_invariant import PermutationInvariantSiSnr
 from frametx.nn.low_rank import has_adapters
+from frametx.separator import has_ordered_stems
 from frametx.training.adapters import add_adapters
 from frametx.training.callbacks import Recipe
 from frametx.training.curriculum import ContextCurriculum
@@ -65,6 +67,7 @@ def train(cfg: DictConfig) -> Path | None:
     data.prepare_data()  # before other processes exist: a missing library ends here, in one line
     check_task(cfg, data)
     module = instantiate(cfg.module if cfg.pretraining is None else cfg.pretraining)
+    check_order(cfg, module)
     give_weights(cfg, module.separator, resumed)
     freeze_parameters(module, cfg.freeze)
     if cfg.lora.rank is not None:
@@ -106,6 +109,31 @@ def check_task(cfg: DictConfig, data: Any) -> None:
         raise ValueError("pretraining=... has no estimates to judge: leave discriminator at none")
     if cfg.test:
         raise ValueError("test=true: a network that is being pretrained separates nothing yet")
+
+
+def check_order(cfg: DictConfig, module: Any) -> None:
+    """Refuse a loss that takes stems in any order for a separator that says theirs is fixed.
+
+    Such a separator would not know that its stems may change places from chunk to chunk.
+
+    Raises:
+        ValueError: naming the keys and the way out.
+    """
+    loss = getattr(module, "loss", None)  # of pretraining there is none that compares stems
+    if not isinstance(loss, nn.Module):
+        return
+    has_order = has_ordered_stems(module.separator)
+    if has_order and any(isinstance(part, PermutationInvariantSiSnr) for part in loss.modules()):
+        raise ValueError(
+            "loss=pit_si_snr lets the network give its stems in any order, and with "
+            "ordered_stems=true separation would not look for it in every chunk: add "
+            "ordered_stems=false, as data=speakers does"
+        )
+    if not has_order and cfg.module.overlap == 0:
+        raise ValueError(
+            "module.overlap=0 with ordered_stems=false: only what two chunks both hold tells which "
+            "stem is which: take module.overlap=0.25"
+        )
 
 
 def give_weights(cfg: DictConfig, separator: nn.Module, resumed: str | None) -> None:
