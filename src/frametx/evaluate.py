@@ -114,6 +114,7 @@ def evaluate(
             "stems": list(pipeline.stems),
             "separator_sample_rate": pipeline.sample_rate,
             "separation": asdict(pipeline.options),
+            "remainder": pipeline.remainder,
             "bootstrap": {"resamples": resamples, "seed": seed},
         },
     )

@@ -6,8 +6,9 @@ is reported and the others go on. Stems are written under a temporary name and r
 whatever stops a run, a file with a final name is finished.
 
 The stems of integer formats add up to the song's own samples (32-bit integers: to the 24 bits of a
-float). Only with faithful=true, with clipping=clip where a stem is clipped (counted in the report),
-scaled with clipping=scale, or in mp3 and ogg, they do not.
+float). They do not without a remainder (`remainder` in the report is null), with faithful=true,
+with clipping=clip where a stem is clipped (counted in the report), scaled with clipping=scale, or
+in mp3 and ogg.
 """
 
 import io
@@ -47,6 +48,10 @@ from frametx.songs import Job, Song, at_home, find_songs, plan, read_album, spoo
 from frametx.to_files import FileOptions, FileReport, separate_song
 
 DEFECT_CHARACTERS = 300  # of the reason when it is a defect of ours: some messages are pages
+NOT_ADDING_UP = (
+    "the stems do not add up to the song, and nothing above the model's band is in them: each is "
+    "what the model gives (remainder=<stem> makes that one the rest)"
+)
 SECONDS_BEFORE_ESTIMATE = 5.0  # of work, before the time of all is worth a guess
 
 
@@ -59,6 +64,7 @@ class Report:
     num_parameters: int
     stems: tuple[str, ...]
     sample_rates: list[int]
+    remainder: str | None  # the stem that is the song minus the others; None: they do not add up
     device: str
     precision: str
     num_passes: int
@@ -128,6 +134,8 @@ def separate(cfg: DictConfig) -> Report:
         notes: list[str] = []
         pipeline = load_configured(values, note=lambda said: tell(said, notes, console))
         options = file_options(cfg, pipeline)
+        if pipeline.remainder is None and len(pipeline.stems) > 1 and not cfg.faithful:
+            tell(NOT_ADDING_UP, notes, console)
         if to_stdout and (len(jobs) != 1 or len(options.stems) != 1):
             raise ValueError(
                 f"output=- writes one stem of one song, not {len(options.stems)} of {len(jobs)}: "
@@ -344,6 +352,7 @@ def describe(cfg: DictConfig, pipeline: Pipeline) -> Report:
         num_parameters=num_parameters(pipeline),
         stems=pipeline.stems,
         sample_rates=[member.sample_rate for member in pipeline.members],
+        remainder=pipeline.remainder,
         device=str(pipeline.execution.device),
         precision=pipeline.execution.precision,
         num_passes=pipeline.num_passes,
