@@ -44,7 +44,7 @@ from frametx.app_studio import (
 )
 from frametx.audio.picture import MOST_COLUMNS, N_FFT
 from frametx.checkpoint import build, save_separator
-from frametx.separation_options import SeparationOptions
+from frametx.separation_options import Absent, SeparationOptions
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 CHROMIUM_FLAGS = [
@@ -74,11 +74,14 @@ CONVOLVED = SEPARATOR | {
 }
 CONTROLS: dict[str, Any] = {
     "rule": "mean",
+    "weights": "",
     "quality": "fast",
     "format": "same",
+    "stems": ["vocals", "instrumental"],
     "aggressiveness": 1.0,
+    "aggressiveness_stem": "instrumental",
     "wiener": 0,
-    "keeps_vocal_free": False,
+    "absent_stem": "",
     "augmentation": "as the quality says",
 }
 
@@ -293,7 +296,7 @@ def test_models_are_kept_until_others_are_used_or_their_file_changes(
         shutil.copy(models / "drums.ckpt", tmp_path / f"{number}.ckpt")
     studio = Studio(sources=[tmp_path], device=torch.device("cpu"), output=tmp_path)
     studio.describe(["0.ckpt"])
-    studio.check_ensemble(["0.ckpt"])
+    assert studio.stems(["0.ckpt"]) == ("drums", "other")
     assert loaded == ["0.ckpt"]
     write_checkpoint(tmp_path / "0.ckpt", SEPARATOR)
     os.utime(tmp_path / "0.ckpt", (1, 1))
@@ -382,12 +385,18 @@ def test_a_page_goes_on_after_an_error(studio: Studio, tmp_path: Path) -> None:
         controls = CONTROLS | changed
         return list(separated(studio, sessions, "page", song, names, **controls))
 
+    both = ["a/last.ckpt", "b/last.safetensors"]
     for wrong, said in [
         (press(None, ["a/last.ckpt"]), "no song is there"),
         (press(song, []), "no model is picked"),
         (press(song, ["a/last.ckpt", "drums.ckpt"]), "members with the same stems"),
         (press(song, ["a/last.ckpt"], format="mp4"), "format=mp4 must be one of"),
-        (press(song, ["drums.ckpt"], keeps_vocal_free=True, augmentation="none"), "KeyError"),
+        (press(song, ["a/last.ckpt"], stems=[]), "no stem is picked"),
+        (press(song, ["a/last.ckpt"], stems=["bass"]), "this model separates"),
+        (press(song, ["drums.ckpt"], absent_stem="bass"), "absent.stem=bass must be one of"),
+        (press(song, both, rule="weighted", weights="1, x"), "weights=1, x must be numbers"),
+        (press(song, both, rule="weighted", weights="1"), "as many as the checkpoints, 2"),
+        (press(song, ["drums.ckpt"], absent_stem="drums", augmentation="none"), "KeyError"),
     ]:
         status, results = wrong[-1]
         assert 'role="alert"' in status
@@ -396,7 +405,7 @@ def test_a_page_goes_on_after_an_error(studio: Studio, tmp_path: Path) -> None:
     steps = press(
         song,
         ["a/last.ckpt"],
-        **{"format": "flac", "aggressiveness": 1.5, "wiener": 1, "keeps_vocal_free": True},
+        **{"format": "flac", "aggressiveness": 1.5, "wiener": 1, "absent_stem": "vocals"},
     )
     status, results = steps[-1]
     assert "Done: &lt;b&gt;song.wav" in status
@@ -419,22 +428,27 @@ def test_what_is_picked_reaches_the_separation(
     monkeypatch.setattr(studio, "separate", remember)
     sessions = Sessions(is_kept=True)
     picked = {
-        "rule": "median",
+        "rule": "weighted",
+        "weights": "1, 2.5",
         "quality": "best",
         "format": "ogg",
+        "stems": ["vocals"],
         "aggressiveness": 2.0,
+        "aggressiveness_stem": "vocals",
         "wiener": 2.0,
-        "keeps_vocal_free": True,
+        "absent_stem": "vocals",
         "augmentation": "off",
     }
     for names in (["a/last.ckpt"], ["a/last.ckpt", "b/last.safetensors"]):
         list(separated(studio, sessions, "page", "song.wav", names, **picked))
     alone, together = (choice.options for choice in seen)
-    assert (alone.ensemble, together.ensemble) == (None, "median")
+    assert (alone.ensemble, together.ensemble) == (None, "weighted")
+    assert (alone.weights, together.weights) == (None, [1.0, 2.5])
     assert (together.quality, together.aggressiveness, together.wiener) == ("best", 2.0, 2)
-    assert together.keep_vocal_free is not None
+    assert together.aggressiveness_stem == "vocals"
+    assert together.absent == Absent(stem="vocals")
     assert (together.tta.swap, together.tta.polarity, together.tta.shifts) == (False, False, 0)
-    assert seen[0].format == "ogg"
+    assert (seen[0].format, seen[0].stems) == ("ogg", ["vocals"])
 
 
 def test_progress_is_told_in_seconds_done_in_all_and_left() -> None:

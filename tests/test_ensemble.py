@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from frametx.ensemble import Rule, check_rule, combine_spectrograms, combine_waveforms
+from frametx.ensemble import (
+    Rule,
+    check_rule,
+    combine_spectrograms,
+    combine_waveforms,
+    minimised_stem,
+    rule_of,
+)
 
 RULES: tuple[Rule, ...] = get_args(Rule)
 
@@ -45,7 +52,6 @@ def test_each_rule_does_what_its_name_says() -> None:
     waves = torch.tensor([[1.0, -4.0], [-2.0, 0.5], [6.0, 3.0], [-3.0, 2.0]])
     expected = {
         "min": [1.0, 0.5],
-        "min_instrumental": [1.0, 0.5],
         "max": [6.0, -4.0],
         "mean": [0.5, 0.375],
         "median": [-0.5, 1.25],
@@ -61,7 +67,7 @@ def test_each_rule_does_what_its_name_says() -> None:
         combined = combine_spectrograms(spectra, rule)  # pyright: ignore[reportArgumentType]
         torch.testing.assert_close(combined, size * phase)
     mixture = torch.tensor([-2 + 0j])
-    combined = combine_spectrograms(spectra, "min_instrumental", phase_of=mixture)
+    combined = combine_spectrograms(spectra, "min", phase_of=mixture)
     torch.testing.assert_close(combined, torch.tensor([-1 + 0j]))
 
 
@@ -69,6 +75,7 @@ def test_each_rule_does_what_its_name_says() -> None:
     ("arguments", "message"),
     [
         (("average", "magnitude", None, 2), "ensemble=average must be one of min, max, mean"),
+        (("min_vocals", "magnitude", None, 2), "weighted, min_drums, min_other$"),
         (("min", "phase", None, 2), "domain=phase must be one of magnitude, waveform"),
         (("weighted", "magnitude", None, 2), "needs one for each checkpoint"),
         (("mean", "magnitude", [1.0, 2.0], 2), "weights belong to ensemble=weighted"),
@@ -80,5 +87,14 @@ def test_each_rule_does_what_its_name_says() -> None:
 def test_an_ensemble_that_makes_no_sense_is_refused(
     arguments: tuple[str, str, list[float] | None, int], message: str
 ) -> None:
+    ensemble, domain, weights, num_members = arguments
+    stems = ("drums", "other")
     with pytest.raises(ValueError, match=message):
-        check_rule(*arguments)
+        check_rule(ensemble, domain, weights, num_members=num_members, stems=stems)
+
+
+def test_the_minimum_of_a_stem_is_the_mean_of_the_others() -> None:
+    stems = ("vocals", "drums", "min")
+    assert [rule_of("min_drums", stem) for stem in stems] == ["mean", "min", "mean"]
+    assert [rule_of("min", stem) for stem in stems] == ["min"] * 3
+    assert (minimised_stem("min_drums"), minimised_stem("min")) == ("drums", None)

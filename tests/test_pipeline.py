@@ -25,17 +25,17 @@ from frametx.execution import Execution
 from frametx.faithful import OriginalOptions
 from frametx.loading import CONFIG_KEYS, load_configured
 from frametx.pipeline import Pipeline, stft_for
-from frametx.separation_options import Augmentation, SeparationOptions, VocalFree
+from frametx.separation_options import Absent, Augmentation, SeparationOptions
 from frametx.separator import SpectrogramSeparator
 from frametx.streaming import separate_waveform
 
 RATE = 8_000
-RULES: tuple[Rule, ...] = get_args(Rule)
+RULES = (*get_args(Rule), "min_instrumental")
 EVERYTHING = SeparationOptions(
     aggressiveness=1.5,
     wiener=1,
     fill_band=True,
-    keep_vocal_free=VocalFree(min_seconds=0.1, fade_seconds=0.05),
+    absent=Absent(stem="vocals", min_seconds=0.1, fade_seconds=0.05),
     tta=Augmentation(swap=True, polarity=True, shifts=1),
 )
 
@@ -115,7 +115,7 @@ def noise(channels: int, length: int) -> Tensor:
     return 0.2 * torch.randn(channels, length, generator=torch.Generator().manual_seed(length))
 
 
-def weights(rule: Rule, count: int) -> list[float] | None:
+def weights(rule: str, count: int) -> list[float] | None:
     return [1.0] * count if rule == "weighted" else None
 
 
@@ -126,7 +126,7 @@ def separated(found: Pipeline, mixture: Tensor, block: int = 1_000, rate: int = 
 
 @pytest.mark.parametrize("domain", ["magnitude", "waveform"])
 @pytest.mark.parametrize("rule", RULES)
-def test_the_stems_sum_to_the_mixture_under_every_rule(rule: Rule, domain: str) -> None:
+def test_the_stems_sum_to_the_mixture_under_every_rule(rule: str, domain: str) -> None:
     members = [spectral(), spectral(n_fft=128, rate=5_000), Share(0.3), Turned(0.6)]
     found = pipeline(*members, ensemble=rule, domain=domain, weights=weights(rule, 4))
     for channels, length in ((2, 1), (1, 100), (2, 5_000), (6, 3_001)):
@@ -344,12 +344,25 @@ def test_a_flaw_of_the_originals_is_kept_only_when_asked_for() -> None:
         ({"ensemble": "average"}, "ensemble=average must be one of"),
         ({"ensemble": "weighted"}, "needs one for each checkpoint"),
         ({"remainder": "drums"}, "remainder=drums must be one of"),
-        ({"ensemble": "min_instrumental", "remainder": "instrumental"}, "the remainder is the voc"),
+        (
+            {"ensemble": "min_instrumental", "remainder": "instrumental"},
+            "choose remainder=vocals",
+        ),
         ({"overlap": 1.0}, r"overlap \(1.0\)"),
         ({"chunk_seconds": 0.0}, "at least 1 sample"),
         ({"aggressiveness": -1}, "aggressiveness"),
         ({"wiener": -1}, "wiener"),
-        ({"keep_vocal_free": VocalFree(min_seconds=0.1, fade_seconds=0.1)}, "keep_vocal_free"),
+        ({"aggressiveness_stem": "vocals"}, "does nothing with aggressiveness=1"),
+        (
+            {"aggressiveness": 2.0, "aggressiveness_stem": "drums"},
+            "aggressiveness_stem=drums must be one of the stems",
+        ),
+        (
+            {"absent": Absent(stem="vocals", min_seconds=0.1, fade_seconds=0.1)},
+            r"absent.min_seconds must be at least twice",
+        ),
+        ({"absent": Absent(stem="drums")}, "absent.stem=drums must be one of the stems"),
+        ({"absent": Absent(stem="vocals", threshold=1.5)}, "absent.threshold=1.5 must be between"),
         ({"tta": Augmentation(shifts=-1)}, "shifts"),
         ({"tta": Augmentation(contexts=[[1]])}, "contexts"),
         ({"faithful": True, "wiener": 1, "overlap": 0.5}, "no such overlap, wiener"),
@@ -369,7 +382,7 @@ def test_members_that_do_not_fit_are_refused() -> None:
     other.stems = ("vocals", "drums")
     with pytest.raises(ValueError, match="same stems"):
         pipeline(Share(0.5), other)
-    with pytest.raises(ValueError, match=r"min_instrumental needs an instrumental"):
+    with pytest.raises(ValueError, match=r"must be one of .*, min_vocals, min_drums$"):
         pipeline(other, ensemble="min_instrumental")
     with pytest.raises(ValueError, match="one sample rate, n_fft"):
         pipeline(spectral(), spectral(n_fft=128), faithful=True)
@@ -501,5 +514,8 @@ def test_the_configuration_and_the_interface_have_the_same_defaults(
             assert seen.pop("options") == SeparationOptions()
             del seen["note"], seen["ckpt"]
             assert seen == {name: parameters[name].default for name in seen}
-            load_configured(values | {"keep_vocal_free": True})
-            assert seen["options"].keep_vocal_free == VocalFree()
+            absent = values["absent"] | {"stem": "drums"}
+            load_configured(values | {"absent": absent})
+            assert seen["options"].absent == Absent(stem="drums")
+            with pytest.raises(ValueError, match=r"absent\.threshold=0\.5 does nothing without"):
+                load_configured(values | {"absent": absent | {"stem": None, "threshold": 0.5}})

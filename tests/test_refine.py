@@ -10,7 +10,7 @@ from frametx.refine import (
     Aggressiveness,
     FillBand,
     Frames,
-    KeepVocalFree,
+    LeaveUntouched,
     RunWeights,
     Stage,
     Wiener,
@@ -20,10 +20,10 @@ from frametx.refine import (
 
 NUM_BINS = 9
 MAKERS: dict[str, Callable[[], Stage]] = {
-    "aggressiveness": lambda: Aggressiveness(kept=1, exponent=2.0),
+    "aggressiveness": lambda: Aggressiveness(stem=1, exponent=2.0),
     "fill_band": lambda: FillBand(remainder=1, first_bin=6),
-    "keep": lambda: KeepVocalFree(
-        kept=1, threshold=0.05, min_frames=8, fade_frames=3, num_bins=NUM_BINS - 1
+    "absent": lambda: LeaveUntouched(
+        absent=0, threshold=0.05, min_frames=8, fade_frames=3, num_bins=NUM_BINS - 1
     ),
     "wiener": lambda: Wiener(iterations=1),
 }
@@ -84,12 +84,13 @@ def test_silence_and_extremes_give_numbers(name: str, level: float) -> None:
 
 def test_an_exponent_sharpens_the_mask() -> None:
     given = song(50)
-    same = through([Aggressiveness(kept=1, exponent=1.0)], given, 50)
+    same = through([Aggressiveness(stem=1, exponent=1.0)], given, 50)
     torch.testing.assert_close(same.stems, given.stems, atol=1e-5, rtol=1e-5)
-    sharper = through([Aggressiveness(kept=1, exponent=3.0)], given, 50)
-    torch.testing.assert_close(mask_of(sharper, 1), mask_of(given, 1) ** 3, atol=1e-5, rtol=1e-4)
+    sharper = through([Aggressiveness(stem=1, exponent=3.0)], given, 50)
+    before, after = (mask_of(frames.mixture, frames.stems[1]) for frames in (given, sharper))
+    torch.testing.assert_close(after, before**3, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match=r"aggressiveness \(-1\) must be at least 0"):
-        Aggressiveness(kept=0, exponent=-1)
+        Aggressiveness(stem=0, exponent=-1)
 
 
 def test_the_band_above_is_shared_as_just_below() -> None:
@@ -110,12 +111,30 @@ def test_a_voiceless_stretch_becomes_the_mixture() -> None:
     stems[:, :, :, 50:150] = torch.stack([0.02 * mixture, 0.98 * mixture])[..., 50:150]
     stems[1, 0, 0, :50], stems[1, 0, 0, 150:] = 0, 0  # elsewhere a bin is all voice
     stems[0] = mixture - stems[1]
-    stage = KeepVocalFree(kept=1, threshold=0.05, min_frames=64, fade_frames=32, num_bins=NUM_BINS)
+    stage = LeaveUntouched(
+        absent=0, threshold=0.05, min_frames=64, fade_frames=32, num_bins=NUM_BINS
+    )
     result = through([stage], Frames(mixture, stems), 17)
     assert torch.equal(result.stems[..., :50], stems[..., :50])
     assert torch.equal(result.stems[..., 150:], stems[..., 150:])
     torch.testing.assert_close(result.stems[1, ..., 82:117], mixture[..., 82:117])
     assert result.stems[0, ..., 82:117].abs().max() < 1e-6
+
+
+def test_an_absent_stem_is_given_back_to_the_others_as_their_shares_are() -> None:
+    mixture = noise(2, NUM_BINS, 200, seed=1)
+    shares = torch.tensor([0.1, 0.6, 0.3])[:, None, None, None]
+    stems = shares * mixture
+    stems[0, :, 4, :50] = mixture[:, 4, :50]  # at first it is all of a bin
+    stems[1:, :, 4, :50] = 0
+    given = Frames(mixture, stems)
+    stage = LeaveUntouched(absent=0, threshold=0.5, min_frames=64, fade_frames=32, num_bins=5)
+    result = through([stage], given, 17)
+    assert torch.equal(result.stems[..., :50], stems[..., :50])
+    kept = result.stems[..., 90:150]
+    assert kept[0].abs().max() < 1e-6
+    torch.testing.assert_close(kept[1], 2 / 3 * mixture[..., 90:150], atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept[2], 1 / 3 * mixture[..., 90:150], atol=1e-5, rtol=0)
 
 
 def whole_song_weights(quiet: list[bool], min_frames: int, fade: int) -> list[float]:
@@ -212,5 +231,5 @@ def test_wiener_filtering_improves_noisy_oracle_masks() -> None:
 def test_a_value_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"wiener \(0\)"):
         Wiener(iterations=0)
-    with pytest.raises(ValueError, match="at least twice fade_seconds"):
-        KeepVocalFree(kept=0, threshold=0.1, min_frames=5, fade_frames=3, num_bins=4)
+    with pytest.raises(ValueError, match=r"at least twice absent\.fade_seconds"):
+        LeaveUntouched(absent=0, threshold=0.1, min_frames=5, fade_frames=3, num_bins=4)

@@ -278,9 +278,23 @@ def test_an_album_lists_what_to_separate_and_what_to_copy(tmp_path: Path) -> Non
     assert read.output == tmp_path / "done"
     assert [str(song.below) for song in read.songs] == ["a.flac", "cd 2/b.flac", "c.mp3"]
     jobs = plan(read.songs, Path("out"))
-    assert [each.is_instrumental for each in jobs] == [False, False, True]
+    assert [(each.is_stem, each.stem) for each in jobs] == [*[(False, None)] * 2, (True, None)]
     assert [str(each.folder) for each in jobs] == ["out/a", "out/cd 2/b", "out/c"]
     assert all(each.source.is_file() for each in jobs)
+
+
+def test_an_album_says_of_which_stem_a_song_is(tmp_path: Path) -> None:
+    content = {"convert": ["a.flac"], "copy": {"drums": ["c.mp3"], "bass": ["cd 2/b.flac"]}}
+    read = read_album(album(tmp_path, content))
+    jobs = plan(read.songs, Path("out"))
+    assert [(each.is_stem, each.stem) for each in jobs] == [
+        *((False, None), (True, "drums"), (True, "bass"))
+    ]
+    with pytest.raises(ValueError, match=r"names c\.mp3 twice"):
+        read_album(album(tmp_path, {"copy": {"drums": ["c.mp3"], "bass": ["c.mp3"]}}))
+    for wrong in ({"drums": "c.mp3"}, "c.mp3", {"drums": [3]}):
+        with pytest.raises(ValueError, match="copy must be a list of file names or of such lists"):
+            read_album(album(tmp_path, {"copy": wrong}))
 
 
 def test_an_album_may_name_files_elsewhere(tmp_path: Path) -> None:

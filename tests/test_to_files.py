@@ -1,5 +1,6 @@
 """One song on disk becomes one file per stem."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +170,17 @@ def test_a_stem_that_would_clip_is_treated_as_asked_and_reported(
     assert np.abs(vocals + instrumental - mixture).max() <= tolerance
 
 
-def test_a_song_without_voice_is_copied_as_its_instrumental(tmp_path: Path) -> None:
+def test_a_song_that_is_one_stem_already_is_copied_as_that_stem(tmp_path: Path) -> None:
     source = song(tmp_path / "x.wav")
-    job = Job(source, tmp_path / "out", is_instrumental=True)
+    job = Job(source, tmp_path / "out", is_stem=True)
     file = separated(Gain(0.5), job)
     assert (file.status, list(file.outputs)) == ("copied", ["instrumental"])
     assert (tmp_path / "out" / "instrumental.wav").read_bytes() == source.read_bytes()
     assert separated(Gain(0.5), job, skip_existing=True).status == "skipped"
     assert separated(Gain(0.5), job, stems=("vocals",)).status == "skipped"
+    voice = separated(Gain(0.5), replace(job, stem="vocals"))
+    assert (voice.status, voice.reason) == ("copied", "is vocals already")
+    assert (tmp_path / "out" / "vocals.wav").read_bytes() == source.read_bytes()
 
 
 def test_a_video_shows_the_cover_as_long_as_the_song_lasts(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from frametx.loading import load as load
     from frametx.pipeline import Pipeline as Pipeline
+    from frametx.separation_options import Absent as Absent
     from frametx.separation_options import Augmentation as Augmentation
     from frametx.separation_options import SeparationOptions as SeparationOptions
-    from frametx.separation_options import VocalFree as VocalFree
 
 __version__ = "0.1.0"
-__all__ = ["Augmentation", "Pipeline", "SeparationOptions", "VocalFree", "load"]
+__all__ = ["Absent", "Augmentation", "Pipeline", "SeparationOptions", "load"]
 
 
 def __getattr__(name: str) -> Any:

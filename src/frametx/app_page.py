@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from gradio.themes import Base, Font
 
-from frametx.app_sessions import AUGMENTATIONS, Sessions, described, separated, told
+from frametx.app_sessions import AUGMENTATIONS, Sessions, described, separated, stems_of, told
 from frametx.app_studio import Studio
 from frametx.audio.stem_files import FORMATS
 
@@ -16,13 +16,15 @@ RULES = [
     ("median", "median"),
     ("minimum: only what all models find of a stem", "min"),
     ("maximum: what any model finds of a stem", "max"),
-    ("minimum of the instrumental: least voice left in it", "min_instrumental"),
+    ("weighted mean", "weighted"),
 ]
+INSTRUMENTAL = "instrumental"
 QUALITIES = [
     ("fast", "fast"),
     ("balanced", "balanced"),
     ("best (takes many times as long)", "best"),
 ]
+NOWHERE = ("no stem", "")
 CSS = """
 .frametx-bar { width: 100%; height: 1.25rem; appearance: none; border: none; background: #d4d4d8; }
 .frametx-bar::-webkit-progress-bar { background: #d4d4d8; }
@@ -46,6 +48,11 @@ def theme() -> Base:
     )
 
 
+def least(stem: str) -> str:
+    """What `min_<stem>` is for."""
+    return f"minimum of {stem}: least of the others left in it"
+
+
 def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
     """The page, ready to be launched."""
     names = list(studio.checkpoints)
@@ -64,12 +71,18 @@ def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
                 rule = gr.Dropdown(
                     RULES, value="mean", label="How the models are combined", visible=False
                 )
+                weights = gr.Textbox(
+                    label="Weights of the models, in their order",
+                    placeholder="1, 2, 2",
+                    visible=False,
+                )
                 quality = gr.Radio(QUALITIES, value="balanced", label="Quality")
                 format = gr.Radio(
                     [("same as the song", FORMATS[0]), *((name, name) for name in FORMATS[1:])],
                     value=FORMATS[0],
                     label="Format of the stems",
                 )
+                stems = gr.CheckboxGroup([], label="Stems to keep", elem_id="stems")
                 with gr.Accordion("Advanced", open=False):
                     aggressiveness = gr.Slider(
                         0.0,
@@ -77,11 +90,14 @@ def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
                         value=1.0,
                         step=0.1,
                         label="Aggressiveness",
-                        info="1 changes nothing; more takes more of the voice out",
+                        info="1 changes nothing; more takes more of the others out of the stem",
                     )
+                    aggressiveness_stem = gr.Dropdown([], label="Aggressiveness of which stem")
                     wiener = gr.Slider(0, 5, value=0, step=1, label="Wiener filter, iterations")
-                    vocal_free = gr.Checkbox(
-                        label="Leave stretches without voice untouched", value=False
+                    absent_stem = gr.Dropdown(
+                        [NOWHERE],
+                        value=NOWHERE[1],
+                        label="Leave the others untouched where this stem is absent",
                     )
                     augmentation = gr.Radio(
                         list(AUGMENTATIONS),
@@ -96,8 +112,26 @@ def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
                 status = gr.HTML(elem_id="status")
                 results = gr.HTML(elem_id="results")
 
-        def picked(names: list[str]) -> tuple[str, Any]:
-            return described(studio, names), gr.update(visible=len(names) > 1)
+        offered = gr.State(())
+
+        def picked(names: list[str], before: tuple[str, ...]) -> list[Any]:
+            found = stems_of(studio, names)
+            shown = [described(studio, names), gr.update(visible=len(names) > 1)]
+            if found == before:  # what was chosen of them stays
+                return [*shown, *[gr.skip()] * 3, found]
+            rules = [*RULES, *((least(stem), f"min_{stem}") for stem in found)]
+            shown[1] = gr.update(visible=len(names) > 1, choices=rules, value="mean")
+            clearest = INSTRUMENTAL if INSTRUMENTAL in found else next(iter(found), None)
+            return [
+                *shown,
+                gr.update(choices=list(found), value=list(found)),
+                gr.update(choices=list(found), value=clearest),
+                gr.update(choices=[NOWHERE, *found], value=NOWHERE[1]),
+                found,
+            ]
+
+        def weigh(names: list[str], rule: str) -> Any:
+            return gr.update(visible=len(names) > 1 and rule == "weighted")
 
         def opened() -> Any:
             studio.look_again()
@@ -120,10 +154,18 @@ def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
         def leave(request: gr.Request) -> None:
             sessions.forget(str(request.session_hash))
 
-        chosen = [song, models, rule, quality, format]
-        chosen += [aggressiveness, wiener, vocal_free, augmentation]
+        chosen = [song, models, rule, weights, quality, format, stems]
+        chosen += [aggressiveness, aggressiveness_stem, wiener, absent_stem, augmentation]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        gr.on([models.change, page.load], picked, models, [about, rule], **private)
+        of_stems = [stems, aggressiveness_stem, absent_stem, offered]
+        gr.on(
+            [models.change, page.load],
+            picked,
+            [models, offered],
+            [about, rule, *of_stems],
+            **private,
+        )
+        gr.on([models.change, rule.change], weigh, [models, rule], weights, **private)
         page.load(opened, None, models, **private)
         began = start.click(begin, None, [status, results, start, stop], queue=False, **private)
         ran = began.then(run, chosen, [status, results], concurrency_limit=None, **private)

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from frametx.app_studio import Choice, Progress, Separated, StoppedError, Studio, Waiting, message
-from frametx.separation_options import Augmentation, SeparationOptions, VocalFree
+from frametx.separation_options import Absent, Augmentation, SeparationOptions
 
 SECONDS_BETWEEN_UPDATES = 0.2
 AUGMENTATIONS = {
@@ -85,11 +85,14 @@ def separated(
     song: str | None,
     names: Sequence[str],
     rule: str,
+    weights: str,
     quality: str,
     format: str,
+    stems: Sequence[str],
     aggressiveness: float,
+    aggressiveness_stem: str | None,
     wiener: float,
-    keeps_vocal_free: bool,
+    absent_stem: str,
     augmentation: str,
 ) -> Iterator[tuple[str, str | None]]:
     """Status and results of a page, while its song is taken apart; errors end up there too.
@@ -102,15 +105,18 @@ def separated(
     try:
         if path is None:
             raise ValueError("no song is there: choose one first")
+        is_ensemble, changes = len(names) > 1, float(aggressiveness) != 1
         options = SeparationOptions(
             quality=quality,  # pyright: ignore[reportArgumentType]
-            ensemble=rule if len(names) > 1 else None,  # pyright: ignore[reportArgumentType]
+            ensemble=rule if is_ensemble else None,
+            weights=numbers(weights) if is_ensemble and rule == "weighted" else None,
             aggressiveness=float(aggressiveness),
+            aggressiveness_stem=aggressiveness_stem if changes else None,
             wiener=int(wiener),
-            keep_vocal_free=VocalFree() if keeps_vocal_free else None,
+            absent=Absent(stem=absent_stem) if absent_stem else None,
             tta=AUGMENTATIONS[augmentation],
         )
-        choice = Choice(song=path, names=names, format=format, options=options)
+        choice = Choice(song=path, names=names, format=format, stems=stems, options=options)
         for step in studio.separate(choice, stop):
             if isinstance(step, Separated):
                 sessions.finished(session, step.picture.parent)
@@ -133,10 +139,30 @@ def described(studio: Studio, names: Sequence[str]) -> str:
     said = ""
     try:
         said = told(*studio.describe(names))
-        studio.check_ensemble(names)
+        studio.stems(names)
     except Exception as error:  # whatever it is, the person is told and the page goes on
         said += error_html(message(error))
     return said
+
+
+def stems_of(studio: Studio, names: Sequence[str]) -> tuple[str, ...]:
+    """The stems to choose from; none while the picked models cannot be used together."""
+    try:
+        return studio.stems(names) if names else ()
+    except Exception:  # `described` tells why
+        return ()
+
+
+def numbers(text: str) -> list[float]:
+    """The weights that a person wrote, with commas or blanks between them.
+
+    Raises:
+        ValueError: if one is no number.
+    """
+    try:
+        return [float(word) for word in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise ValueError(f"weights={text} must be numbers, one for each model: 1, 2, 2") from error
 
 
 def told(*lines: str) -> str:

@@ -46,12 +46,14 @@ class Choice:
         song: the file as it was uploaded.
         names: of the checkpoints, see `find_checkpoints`.
         format: of the stems, see `frametx.audio.stem_files.choose_format`.
+        stems: to be kept; None is all.
         options: how to separate.
     """
 
     song: Path
     names: Sequence[str]
     format: str = "same"
+    stems: Sequence[str] | None = None
     options: SeparationOptions = field(default_factory=SeparationOptions)
 
 
@@ -149,14 +151,14 @@ class Studio:
             )
         return lines
 
-    def check_ensemble(self, names: Sequence[str]) -> None:
-        """Refuse members that do not fit each other.
+    def stems(self, names: Sequence[str]) -> tuple[str, ...]:
+        """What checkpoints take a song apart into, if they fit each other.
 
         Raises:
             FileNotFoundError: if one is gone.
             ValueError: if one is bad, or has other stems than the first.
         """
-        self._pipeline(self._members(names), SeparationOptions(), [])
+        return self._pipeline(self._members(names), SeparationOptions(), []).stems
 
     def separate(
         self, choice: Choice, stop: threading.Event
@@ -187,6 +189,8 @@ class Studio:
             info = probe(choice.song)
             notes: list[str] = []
             pipeline = self._pipeline(self._members(choice.names), choice.options, notes)
+            if choice.stems is not None and not choice.stems:
+                raise ValueError("no stem is picked: pick at least one")
             folder = made_for(self.output, choice.song.stem)
             try:
                 with closing(self._stems(choice, info, pipeline, folder, notes, stop)) as steps:
@@ -212,12 +216,13 @@ class Studio:
         notes: list[str],
         stop: threading.Event,
     ) -> Generator[Progress | Separated, None, None]:
+        wanted = pipeline.stems if choice.stems is None else choice.stems
         total_s = info.num_samples / info.sample_rate
         started = time.perf_counter()
         yield Progress(done_s=0.0, total_s=total_s, spent_s=0.0)
         drawn = {
             name: Spectrogram(sample_rate=info.sample_rate, num_samples=info.num_samples)
-            for name in ("mixture", *pipeline.stems)
+            for name in ("mixture", *wanted)
         }
 
         def draw_mixture(block: Tensor) -> None:
@@ -227,12 +232,13 @@ class Studio:
 
         def draw_stems(block: Tensor) -> None:
             for stem, samples in zip(pipeline.stems, block, strict=True):
-                drawn[stem].push(samples)
+                if stem in drawn:
+                    drawn[stem].push(samples)
 
         tags = read_tags(choice.song)
         done_s = 0.0
         with StemFiles(
-            paths={stem: folder / f"{choice.song.stem} - {stem}" for stem in pipeline.stems},
+            paths={stem: folder / f"{choice.song.stem} - {stem}" for stem in wanted},
             info=info,
             stems=pipeline.stems,
             format=choice.format,

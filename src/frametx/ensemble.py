@@ -2,20 +2,33 @@
 
 The original programs took, of the instrumentals of several networks, the smaller magnitude in every
 bin (specs/min_ensemble.md section 3): what one network recognises as a voice is removed, whatever
-the others think.
+the others think. That is `min_instrumental`; any other stem can be the one that is kept so clean.
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-Rule = Literal["min", "max", "mean", "median", "weighted", "min_instrumental"]
+Rule = Literal["min", "max", "mean", "median", "weighted"]
 Domain = Literal["magnitude", "waveform"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
+MINIMUM_OF = "min_"  # and a stem: the minimum of that one, the mean of the others
+
+
+def minimised_stem(ensemble: str) -> str | None:
+    """The stem that `min_<stem>` is about; None for what does the same with all stems."""
+    return ensemble.removeprefix(MINIMUM_OF) if ensemble.startswith(MINIMUM_OF) else None
+
+
+def rule_of(ensemble: str, stem: str) -> Rule:
+    """What is done with the estimates of a stem."""
+    if (minimised := minimised_stem(ensemble)) is not None:
+        return "min" if stem == minimised else "mean"
+    return cast(Rule, ensemble)
 
 
 def combine_waveforms(
@@ -28,7 +41,7 @@ def combine_waveforms(
         rule: which.
         weights: of the members, for `weighted`; their sum does not matter.
     """
-    if rule in ("min", "min_instrumental", "max"):
+    if rule in ("min", "max"):
         size = estimates.abs()
         chosen = size.argmax(dim=0) if rule == "max" else size.argmin(dim=0)
         return estimates.gather(0, chosen.unsqueeze(0))[0]
@@ -48,10 +61,10 @@ def combine_spectrograms(
         estimates: of the N members.
         rule: which.
         weights: of the members, for `weighted`.
-        phase_of: whose phase to take instead; `min_instrumental` takes the mixture's.
+        phase_of: whose phase to take instead; `min_<stem>` gives its stem the mixture's.
     """
     size = estimates.abs()
-    if rule in ("min", "min_instrumental"):
+    if rule == "min":
         magnitude = size.amin(dim=0)
     elif rule == "max":
         magnitude = size.amax(dim=0)
@@ -61,19 +74,34 @@ def combine_spectrograms(
     return magnitude * _direction(source)
 
 
-def check_rule(rule: str, domain: str, weights: Sequence[float] | None, num_members: int) -> None:
+def check_rule(
+    ensemble: str,
+    domain: str,
+    weights: Sequence[float] | None,
+    *,
+    num_members: int,
+    stems: Sequence[str],
+) -> None:
     """Refuse an ensemble that makes no sense.
+
+    Args:
+        ensemble: a rule, or `min_` and a stem.
+        domain: of the rule.
+        weights: of the members, for `weighted` alone.
+        num_members: how many there are.
+        stems: that they separate.
 
     Raises:
         ValueError: naming the value and the rule.
     """
-    if rule not in RULES:
-        raise ValueError(f"ensemble={rule} must be one of {', '.join(RULES)}")
+    rules = [*RULES, *(MINIMUM_OF + stem for stem in stems)]
+    if ensemble not in rules:
+        raise ValueError(f"ensemble={ensemble} must be one of {', '.join(rules)}")
     if domain not in DOMAINS:
         raise ValueError(f"domain={domain} must be one of {', '.join(DOMAINS)}")
-    if (rule == "weighted") != (weights is not None):
+    if (ensemble == "weighted") != (weights is not None):
         raise ValueError(
-            f"weights={None if weights is None else list(weights)} with ensemble={rule}: "
+            f"weights={None if weights is None else list(weights)} with ensemble={ensemble}: "
             "weights belong to ensemble=weighted, which needs one for each checkpoint"
         )
     if weights is None:

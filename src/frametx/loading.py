@@ -12,14 +12,14 @@ from frametx.checkpoint import load_separator
 from frametx.execution import Execution, choose_device, choose_precision
 from frametx.faithful import OriginalOptions
 from frametx.pipeline import Pipeline
-from frametx.separation_options import Augmentation, SeparationOptions, VocalFree
+from frametx.separation_options import Absent, Augmentation, SeparationOptions
 from frametx.separator import Separator, SpectrogramSeparator, TopBin
 
 TOP_BINS = get_args(TopBin)
 OWN_KEYS = ("ckpt", "device", "precision", "batch_size", "compile", "top_bin")
-NESTED_OPTIONS = ("tta", "keep_vocal_free", "original")
+NESTED_OPTIONS = ("tta", "absent", "original")
 PLAIN_OPTIONS = [f.name for f in fields(SeparationOptions) if f.name not in NESTED_OPTIONS]
-CONFIG_KEYS = (*OWN_KEYS, *NESTED_OPTIONS, *PLAIN_OPTIONS, "vocal_free")  # of separation/default
+CONFIG_KEYS = (*OWN_KEYS, *NESTED_OPTIONS, *PLAIN_OPTIONS)  # of separation/default
 
 
 def load(
@@ -107,11 +107,28 @@ def load_configured(
         tta["contexts"] = tuple(tta["contexts"])
     options = SeparationOptions(
         tta=Augmentation(**tta),
-        keep_vocal_free=VocalFree(**values["vocal_free"]) if values["keep_vocal_free"] else None,
+        absent=absent_of(values["absent"]),
         original=OriginalOptions(**values["original"]),
         **{name: values[name] for name in PLAIN_OPTIONS},
     )
     return load(**{name: values[name] for name in OWN_KEYS}, note=note, options=options)
+
+
+def absent_of(values: Mapping[str, Any]) -> Absent | None:
+    """What stands under `absent`; None if it names no stem.
+
+    Raises:
+        ValueError: if it names none, and says more about it all the same.
+    """
+    if values["stem"] is not None:
+        return Absent(**values)
+    idle = [f.name for f in fields(Absent) if f.name != "stem" and values[f.name] != f.default]
+    if idle:
+        raise ValueError(
+            f"absent.{idle[0]}={values[idle[0]]} does nothing without a stem: name one with "
+            "absent.stem=, or leave it out"
+        )
+    return None
 
 
 def set_top_bin(member: Separator, top_bin: str) -> None:

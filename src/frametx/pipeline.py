@@ -23,14 +23,22 @@ from frametx.audio.io import probe, read_blocks
 from frametx.audio.stem_order import StreamOrder
 from frametx.audio.stft import Stft
 from frametx.audio.stft_stream import InverseStftStream, StftStream
-from frametx.ensemble import Domain, Rule, check_rule, combine_spectrograms, combine_waveforms
+from frametx.ensemble import (
+    Domain,
+    Rule,
+    check_rule,
+    combine_spectrograms,
+    combine_waveforms,
+    minimised_stem,
+    rule_of,
+)
 from frametx.execution import Execution
 from frametx.faithful import OriginalProgram
 from frametx.refine import (
     Aggressiveness,
     FillBand,
     Frames,
-    KeepVocalFree,
+    LeaveUntouched,
     Stage,
     Wiener,
     refined,
@@ -55,6 +63,7 @@ from frametx.streaming import (
 from frametx.views import View, separate_view, views
 
 WINDOW_SECONDS = 0.0464  # of the spectrogram that refinement works on: 2048 samples at 44.1 kHz
+INSTRUMENTAL = "instrumental"  # music without its voices, whichever stem is the remainder
 RESAMPLED_EDGE = 0.9  # of a model's band that reaches it through a resampler undiminished
 REMEMBERED_SECONDS = 1.0  # after which what told the order of two views' stems counts half
 
@@ -94,20 +103,35 @@ class Pipeline:
             )
         self.options = options.completed()
         assert self.options.ensemble is not None
-        self._rule: Rule = self.options.ensemble
-        check_rule(self._rule, self.options.domain, options.weights, len(self.members))
-        remainder = options.remainder
-        if self._rule == "min_instrumental":
-            remainder = other_than_instrumental(self.stems, remainder)
-        self.rest = remainder_index(
-            self.stems, remainder, sums=all(map(sums_to_mixture, self.members))
+        ensemble = self.options.ensemble
+        check_rule(
+            ensemble,
+            self.options.domain,
+            options.weights,
+            num_members=len(self.members),
+            stems=self.stems,
         )
+        self._rules: list[Rule] = [rule_of(ensemble, stem) for stem in self.stems]
+        self._minimised = minimised_stem(ensemble)
+        self.rest = remainder_index(
+            self.stems,
+            self._remainder_wanted(),
+            sums=all(map(sums_to_mixture, self.members)),
+        )
+        self._check_remainder()
         # Its name; None if there is none, or the stems do not sum to the mixture.
         self.remainder = None if self.rest is None else self.stems[self.rest]
         if options.faithful:
             self.remainder = None
         self._views = [self._views_of(member) for member in self.members]
         self._stages(44_100)  # refuses now what is out of range
+
+    @property
+    def background(self) -> str | None:
+        """The stem that a song is where all others are absent; None if that has no name."""
+        if INSTRUMENTAL in self.stems:
+            return INSTRUMENTAL
+        return None if self.rest is None else self.stems[self.rest]
 
     @property
     def sample_rate(self) -> int:
@@ -244,7 +268,7 @@ class Pipeline:
             or options.aggressiveness != 1
             or options.wiener > 0
             or options.fill_band
-            or options.keep_vocal_free is not None
+            or options.absent is not None
         )
 
     def _streams(
@@ -298,7 +322,7 @@ class Pipeline:
     def _combined(self, estimates: Float[Tensor, "N S C L"]) -> Stems:
         if len(estimates) == 1:
             return estimates[0]
-        return combine_waveforms(estimates, self._rule, self.options.weights)
+        return combined_waveforms(estimates, self._rules, self.options.weights)
 
     def _others(self, stems: Tensor) -> Tensor:
         """All stems but the remainder."""
@@ -317,7 +341,8 @@ class Pipeline:
         return _Spectral(
             stft_for(sample_rate),
             self._stages(sample_rate),
-            rule=self._rule,
+            rules=self._rules,
+            minimised=None if self._minimised is None else self.stems.index(self._minimised),
             domain=self.options.domain,
             weights=self.options.weights,
             rest=self.rest,
@@ -328,44 +353,68 @@ class Pipeline:
         options, stft = self.options, stft_for(sample_rate)
         # Without a remainder the frames have one stem more: what the others leave of the mixture.
         rest = len(self.stems) if self.rest is None else self.rest
-        if "instrumental" in self.stems:
-            kept = self.stems.index("instrumental")
-        else:
-            kept = 0 if len(self.stems) == 1 else rest
-        if kept == len(self.stems) and (
-            options.aggressiveness != 1 or options.keep_vocal_free is not None
-        ):
-            raise ValueError(
-                f"aggressiveness={options.aggressiveness} and keep_vocal_free=true are about the "
-                f"instrumental or the remainder, and of {list(self.stems)} with "
-                f"remainder={NO_REMAINDER} there is neither: name one by remainder=, or leave "
-                "them out"
-            )
         heard_hz = min(heard_hz_of(member, sample_rate) for member in self.members)
         num_bins = min(stft.n_fft // 2 + 1, int(heard_hz / sample_rate * stft.n_fft))
         stages: list[Stage] = []
         if options.fill_band:
             stages.append(FillBand(remainder=rest, first_bin=num_bins))
         if options.aggressiveness != 1:
-            stages.append(Aggressiveness(kept=kept, exponent=options.aggressiveness))
+            stages.append(Aggressiveness(stem=self._sharpened(), exponent=options.aggressiveness))
         if options.wiener:
             stages.append(Wiener(iterations=options.wiener))
-        if (free := options.keep_vocal_free) is not None:
+        if (absent := options.absent) is not None:
             frames_a_second = sample_rate / stft.hop_length
-            fade_frames = round(free.fade_seconds * frames_a_second)
+            fade_frames = round(absent.fade_seconds * frames_a_second)
             # Rounded on their own, two fades may be a frame more than a run that just holds them.
-            holds_both = free.min_seconds >= 2 * free.fade_seconds
-            min_frames = round(free.min_seconds * frames_a_second)
+            holds_both = absent.min_seconds >= 2 * absent.fade_seconds
+            min_frames = round(absent.min_seconds * frames_a_second)
             stages.append(
-                KeepVocalFree(
-                    kept=kept,
-                    threshold=free.threshold,
+                LeaveUntouched(
+                    absent=self._number_of(absent.stem, "absent.stem"),
+                    threshold=absent.threshold,
                     min_frames=max(min_frames, 2 * fade_frames) if holds_both else min_frames,
                     fade_frames=fade_frames,
                     num_bins=num_bins,
                 )
             )
         return stages
+
+    def _sharpened(self) -> int:
+        """The stem whose mask `aggressiveness` raises to a power."""
+        if self.options.aggressiveness_stem is not None:
+            return self._number_of(self.options.aggressiveness_stem, "aggressiveness_stem")
+        if INSTRUMENTAL in self.stems:
+            return self.stems.index(INSTRUMENTAL)
+        candidates = [number for number in range(len(self.stems)) if number != self.rest]
+        if len(candidates) == 1:
+            return candidates[0]
+        raise ValueError(
+            f"aggressiveness={self.options.aggressiveness} does not say of which stem: name one "
+            f"of {list(self.stems)} with aggressiveness_stem="
+        )
+
+    def _number_of(self, stem: str, option: str) -> int:
+        if stem not in self.stems:
+            raise ValueError(f"{option}={stem} must be one of the stems {list(self.stems)}")
+        return self.stems.index(stem)
+
+    def _remainder_wanted(self) -> str | None:
+        """The one chosen; with `min_<stem>` the other of two stems is the only one it can be."""
+        others = [stem for stem in self.stems if stem != self._minimised]
+        is_decided = self._minimised is not None and len(others) == 1
+        return (
+            others[0] if is_decided and self.options.remainder is None else self.options.remainder
+        )
+
+    def _check_remainder(self) -> None:
+        """Refuse as the remainder what is to be kept clean: what is left over goes to another."""
+        if self.rest is None or self.stems[self.rest] != self._minimised:
+            return
+        others = [stem for stem in self.stems if stem != self._minimised]
+        raise ValueError(
+            f"ensemble={self.options.ensemble} cannot have {self._minimised} as the remainder, "
+            f"which gets what is left of the others: choose remainder={' or '.join(others)}"
+        )
 
 
 class _Spectral:
@@ -376,13 +425,15 @@ class _Spectral:
         stft: Stft,
         stages: Sequence[Stage],
         *,
-        rule: Rule,
+        rules: Sequence[Rule],
+        minimised: int | None,
         domain: Domain,
         weights: Sequence[float] | None,
         rest: int | None,
     ) -> None:
         self.stages = stages
-        self.rule: Rule = rule
+        self.rules = tuple(rules)
+        self.minimised = minimised
         self.domain = domain
         self.weights = weights
         self.rest = rest
@@ -394,7 +445,7 @@ class _Spectral:
     ) -> Float[Tensor, "S_others C _"]:
         """The samples of all stems but the remainder that are settled now, perhaps none."""
         if self.domain == "waveform" and len(estimates) > 1:
-            estimates = combine_waveforms(estimates, self.rule, self.weights)[None]
+            estimates = combined_waveforms(estimates, self.rules, self.weights)[None]
         frames = self._frames(self._mixture.push(mixture), self._members.push(estimates))
         return self._samples(refined(self.stages, frames))
 
@@ -408,16 +459,18 @@ class _Spectral:
 
     def _frames(self, mixture: Tensor, estimates: Tensor) -> Frames:
         """One estimate of each stem; the remainder is the rest of the mixture, in every bin."""
-        of_stems = list(estimates.unbind(1))
-        if self.rest is not None:
-            del of_stems[self.rest]
-        phase_of = mixture if self.rule == "min_instrumental" else None
         others = torch.stack(
             [
-                stem[0]
-                if len(stem) == 1
-                else combine_spectrograms(stem, self.rule, self.weights, phase_of=phase_of)
-                for stem in of_stems
+                of_stem[0]
+                if len(of_stem) == 1
+                else combine_spectrograms(
+                    of_stem,
+                    self.rules[number],
+                    self.weights,
+                    phase_of=mixture if number == self.minimised else None,
+                )
+                for number, of_stem in enumerate(estimates.unbind(1))
+                if number != self.rest
             ]
         )
         at = len(others) if self.rest is None else self.rest
@@ -428,6 +481,14 @@ class _Spectral:
         assert frames is not None
         at = len(frames.stems) - 1 if self.rest is None else self.rest
         return self._inverse.push(torch.cat([frames.stems[:at], frames.stems[at + 1 :]]))
+
+
+def combined_waveforms(
+    estimates: Float[Tensor, "N S C L"], rules: Sequence[Rule], weights: Sequence[float] | None
+) -> Stems:
+    """One waveform of each stem, by its own rule."""
+    of_stems = zip(estimates.unbind(1), rules, strict=True)
+    return torch.stack([combine_waveforms(of_stem, rule, weights) for of_stem, rule in of_stems])
 
 
 def _reordered(stems: Iterator[Stems], order: Sequence[int]) -> Iterator[Stems]:
@@ -448,22 +509,3 @@ def heard_hz_of(separator: Separator, sample_rate: int) -> float:
     if separator.sample_rate < sample_rate:
         edge *= RESAMPLED_EDGE
     return min(edge, sample_rate / 2)
-
-
-def other_than_instrumental(stems: Sequence[str], remainder: str | None) -> str:
-    """The stem that `min_instrumental` leaves over.
-
-    Raises:
-        ValueError: if the stems are not an instrumental and one other, or that is not it.
-    """
-    if len(stems) != 2 or "instrumental" not in stems:
-        raise ValueError(
-            f"ensemble=min_instrumental needs an instrumental and one other stem, and these "
-            f"checkpoints separate {list(stems)}: use ensemble=min"
-        )
-    other = next(stem for stem in stems if stem != "instrumental")
-    if remainder not in (None, other):
-        raise ValueError(
-            f"remainder={remainder}: with ensemble=min_instrumental the remainder is the {other}"
-        )
-    return other

@@ -50,26 +50,26 @@ class Aggressiveness:
     (in dB, doubles) every attenuation, 0 gives the stem everything.
 
     Args:
-        kept: number of the stem.
+        stem: its number.
         exponent: at least 0.
 
     Raises:
         ValueError: if the exponent is negative.
     """
 
-    def __init__(self, *, kept: int, exponent: float) -> None:
+    def __init__(self, *, stem: int, exponent: float) -> None:
         if exponent < 0:
             raise ValueError(f"aggressiveness ({exponent}) must be at least 0; 1 changes nothing")
-        self.kept = kept
+        self.stem = stem
         self.exponent = exponent
 
     def push(self, frames: Frames) -> Frames:
         """The same frames with a sharper mask."""
-        mask = mask_of(frames, self.kept)
-        wanted = mask.pow(self.exponent) * _phasor(frames.stems[self.kept])
-        wanted = wanted * torch.maximum(frames.mixture.abs(), frames.stems[self.kept].abs())
+        before = frames.stems[self.stem]
+        wanted = mask_of(frames.mixture, before).pow(self.exponent) * _phasor(before)
+        wanted = wanted * torch.maximum(frames.mixture.abs(), before.abs())
         # Where a stem is louder than the mixture its mask is cut to 1, and it stays as it is.
-        return Frames(frames.mixture, hand_over(frames.stems, self.kept, wanted))
+        return Frames(frames.mixture, hand_over(frames.stems, self.stem, wanted))
 
     def finish(self) -> Frames | None:
         """Nothing was held back."""
@@ -187,15 +187,16 @@ class Wiener:
         return Frames(together[0], together[1:])
 
 
-class KeepVocalFree:
-    """Leaves stretches untouched in which no voice was found: there the stem is the mixture.
+class LeaveUntouched:
+    """Gives a stem back to the others in stretches that lack it: of two, the other is the mixture.
 
-    A frame is quiet if the stem's mask is above `threshold` in every bin of every channel that the
-    model hears and the mixture is not silent in. Runs of more than `min_frames` quiet frames fade
-    to the mixture and back within themselves; after a gap shorter than a fade the next run goes on.
+    A frame lacks the stem if the mask of all others together is above `threshold` in every bin of
+    every channel that the model hears and the mixture is not silent in. Runs of more than
+    `min_frames` such frames fade the stem out and in again within themselves; after a gap shorter
+    than a fade the next run goes on. What the stem loses goes to the others, as their shares are.
 
     Args:
-        kept: number of the stem that gets the mixture.
+        absent: number of the stem.
         threshold: of the mask.
         min_frames: at least two fades.
         fade_frames: of each fade.
@@ -208,15 +209,15 @@ class KeepVocalFree:
     """
 
     def __init__(
-        self, *, kept: int, threshold: float, min_frames: int, fade_frames: int, num_bins: int
+        self, *, absent: int, threshold: float, min_frames: int, fade_frames: int, num_bins: int
     ) -> None:
         if fade_frames < 1 or min_frames < 2 * fade_frames:
             raise ValueError(
-                f"keep_vocal_free: runs of {min_frames} frames are too short for two fades of "
-                f"{fade_frames}: min_seconds must be at least twice fade_seconds, which must be "
-                "at least one frame"
+                f"absent: stretches of {min_frames} frames are too short for two fades of "
+                f"{fade_frames}: absent.min_seconds must be at least twice absent.fade_seconds, "
+                "which must be at least one frame"
             )
-        self.kept = kept
+        self.absent = absent
         self.threshold = threshold
         self.num_bins = num_bins
         self._weights = RunWeights(min_frames=min_frames, fade_frames=fade_frames)
@@ -224,9 +225,10 @@ class KeepVocalFree:
 
     def push(self, frames: Frames) -> Frames:
         """The frames whose run is decided."""
-        heard = Frames(frames.mixture[:, : self.num_bins], frames.stems[:, :, : self.num_bins])
-        quiet = mask_of(heard, self.kept).amin(dim=(0, 1)) > self.threshold
-        return self._blended(frames, self._weights.push(quiet))
+        heard = frames.stems[:, :, : self.num_bins]
+        others = torch.cat([heard[: self.absent], heard[self.absent + 1 :]]).sum(dim=0)
+        mask = mask_of(frames.mixture[:, : self.num_bins], others)
+        return self._blended(frames, self._weights.push(mask.amin(dim=(0, 1)) > self.threshold))
 
     def finish(self) -> Frames | None:
         """The frames that were waiting."""
@@ -244,9 +246,8 @@ class KeepVocalFree:
         settled = weight.shape[0]
         self._held = Frames(frames.mixture[..., settled:], frames.stems[..., settled:])
         mixture, stems = frames.mixture[..., :settled], frames.stems[..., :settled]
-        all_to_kept = torch.zeros_like(stems)
-        all_to_kept[self.kept] = mixture
-        return Frames(mixture, torch.lerp(stems, all_to_kept, weight.to(stems.dtype)))
+        kept = (1 - weight) * stems[self.absent]
+        return Frames(mixture, hand_over(stems, self.absent, kept))
 
 
 class RunWeights:
@@ -323,11 +324,13 @@ class RunWeights:
         return weights
 
 
-def mask_of(frames: Frames, stem: int) -> Float[Tensor, "C F T"]:
-    """A stem's part of the mixture's magnitude, at most 1; 1 where the mixture is silent."""
-    size = frames.mixture.abs()
-    part = frames.stems[stem].abs() / size.clamp_min(torch.finfo(size.dtype).tiny)
-    return torch.where(size > 0, part, 1.0).clamp_max(1.0)
+def mask_of(
+    mixture: Complex[Tensor, "C F T"], part: Complex[Tensor, "C F T"]
+) -> Float[Tensor, "C F T"]:
+    """A part's share of the mixture's magnitude, at most 1; 1 where the mixture is silent."""
+    size = mixture.abs()
+    share = part.abs() / size.clamp_min(torch.finfo(size.dtype).tiny)
+    return torch.where(size > 0, share, 1.0).clamp_max(1.0)
 
 
 def hand_over(

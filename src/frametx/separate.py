@@ -136,6 +136,7 @@ def separate(cfg: DictConfig) -> Report:
         options = file_options(cfg, pipeline)
         if pipeline.remainder is None and len(pipeline.stems) > 1 and not cfg.faithful:
             tell(NOT_ADDING_UP, notes, console)
+        check_copies(jobs, pipeline)
         if to_stdout and (len(jobs) != 1 or len(options.stems) != 1):
             raise ValueError(
                 f"output=- writes one stem of one song, not {len(options.stems)} of {len(jobs)}: "
@@ -273,7 +274,7 @@ class Estimate:
 
 def audio_seconds(job: Job) -> float:
     """Length of a song that is to be separated; 0 if it cannot be read."""
-    if job.is_instrumental:
+    if job.is_stem:
         return 0.0
     with suppress(ValueError, OSError):
         info = probe(job.source)
@@ -342,6 +343,20 @@ def file_options(cfg: DictConfig, pipeline: Pipeline) -> FileOptions:
         video=bool(cfg.video),
         skip_existing=bool(cfg.skip_existing),
     )
+
+
+def check_copies(jobs: Sequence[Job], pipeline: Pipeline) -> None:
+    """Refuse songs to be copied as a stem that the others have none of.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for job in jobs:
+        if job.stem is not None and job.stem not in pipeline.stems:
+            raise ValueError(
+                f"{job.source} is to be copied as {job.stem}: this model separates "
+                f"{list(pipeline.stems)}"
+            )
 
 
 def describe(cfg: DictConfig, pipeline: Pipeline) -> Report:

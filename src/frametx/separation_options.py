@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from frametx.ensemble import Domain, Rule
+from frametx.ensemble import Domain
 from frametx.faithful import OriginalOptions
 from frametx.views import ORIGINAL_CONTEXTS
 
@@ -33,17 +33,19 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocalFree:
-    """How long and how clear a stretch without voice must be to be left untouched.
+class Absent:
+    """A stem, and how long and how clearly it must be absent for the others to be left untouched.
 
     Attributes:
-        threshold: the instrumental's mask must be above it everywhere.
+        stem: its name.
+        threshold: the mask of all others together must be above it everywhere.
         min_seconds: of the stretch.
         fade_seconds: at each of its ends, inside it.
 
     Source: specs/inference.md section 4 (64 and 32 frames of 1024 samples).
     """
 
+    stem: str
     threshold: float = 0.05
     min_seconds: float = 1.486
     fade_seconds: float = 0.743
@@ -57,14 +59,15 @@ class SeparationOptions:
     overlap: float | None = None
     chunk_seconds: float | None = None
     tta: Augmentation = field(default_factory=Augmentation)
-    ensemble: Rule | None = None
+    ensemble: str | None = None
     domain: Domain = "magnitude"
     weights: Sequence[float] | None = None
     remainder: str | None = None
     aggressiveness: float = 1.0
+    aggressiveness_stem: str | None = None
     wiener: int = 0
     fill_band: bool = False
-    keep_vocal_free: VocalFree | None = None
+    absent: Absent | None = None
     faithful: bool = False
     original: OriginalOptions = field(default_factory=OriginalOptions)
 
@@ -94,7 +97,7 @@ class SeparationOptions:
 
     def _check_numbers(self) -> None:
         """Refuse what is no number; most ranges are known to the parts that use the number."""
-        free = VocalFree() if self.keep_vocal_free is None else self.keep_vocal_free
+        absent = {} if self.absent is None else vars(self.absent)
         given = {
             "overlap": self.overlap,
             "chunk_seconds": self.chunk_seconds,
@@ -102,7 +105,7 @@ class SeparationOptions:
             "wiener": self.wiener,
             "tta.shifts": self.tta.shifts,
             **{f"weights[{n}]": weight for n, weight in enumerate(self.weights or ())},
-            **{f"vocal_free.{name}": value for name, value in vars(free).items()},
+            **{f"absent.{name}": value for name, value in absent.items() if name != "stem"},
         }
         for name, value in given.items():
             if value is None:
@@ -114,9 +117,14 @@ class SeparationOptions:
                 f"chunk_seconds={self.chunk_seconds} must be above 0: a chunk must hold at least "
                 "1 sample"
             )
-        if not 0 <= free.threshold <= 1:
+        if self.absent is not None and not 0 <= self.absent.threshold <= 1:
             raise ValueError(
-                f"vocal_free.threshold={free.threshold} must be between 0 and 1, as masks are"
+                f"absent.threshold={self.absent.threshold} must be between 0 and 1, as masks are"
+            )
+        if self.aggressiveness == 1 and self.aggressiveness_stem is not None:
+            raise ValueError(
+                f"aggressiveness_stem={self.aggressiveness_stem} does nothing with "
+                "aggressiveness=1: give another aggressiveness, or leave it out"
             )
         contexts = self.tta.contexts
         if contexts != "original" and (

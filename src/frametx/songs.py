@@ -35,14 +35,19 @@ FORBIDDEN = dict.fromkeys((*map(ord, '<>:"/\\|?*'), *range(32), 127), "_")
 
 @dataclass(frozen=True)
 class Song:
-    """A file and its path below the input that named it.
+    """A file, and what is known of it before it is opened.
 
-    `is_instrumental` says that there is nothing to separate: it is copied as that stem.
+    Attributes:
+        source: the file.
+        below: its path below the input that named it.
+        is_stem: whether it is one stem already, to be copied instead of being separated.
+        stem: which; None leaves that to the model.
     """
 
     source: Path
     below: Path
-    is_instrumental: bool = False
+    is_stem: bool = False
+    stem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,15 @@ class Job:
         source: the song.
         folder: the stems are in it or in folders below.
         name: path of a stem's file below `folder` without suffix; STEM stands for the stem.
-        is_instrumental: whether the song is copied as that stem instead of being separated.
+        is_stem: whether the song is one stem already, to be copied instead of being separated.
+        stem: which; None leaves that to the model.
     """
 
     source: Path
     folder: Path
     name: str = STEM
-    is_instrumental: bool = False
+    is_stem: bool = False
+    stem: str | None = None
 
     def path(self, stem: str) -> Path:
         """Path of a stem's file without its suffix; names too long for a disk are shortened."""
@@ -121,10 +128,10 @@ def is_song(song: Song, output: Path, base: Path) -> bool:
 
 
 def read_album(path: Path | str) -> Album:
-    """The songs that a JSON file lists: some to be separated, some instrumental already.
+    """The songs that a JSON file lists: some to be separated, some one stem already.
 
     `{"output": "folder", "convert": ["a.flac"], "copy": ["b.flac"]}`, each relative to the folder
-    of the JSON file, and each optional.
+    of the JSON file, and each optional. `"copy": {"drums": ["solo.flac"]}` says of which stem.
 
     Raises:
         FileNotFoundError: if there is no such JSON file.
@@ -145,10 +152,14 @@ def read_album(path: Path | str) -> Album:
         raise ValueError(f"{path}: output ({output}) must be the name of a folder")
     songs: list[Song] = []
     taken: set[str] = set()
-    for key in ("convert", "copy"):
-        names = album.get(key, [])
+    copies = album.get("copy", [])
+    by_stem = copies if isinstance(copies, dict) else {None: copies}
+    lists = [("convert", None, album.get("convert", []))]
+    lists += [("copy", stem, names) for stem, names in by_stem.items()]
+    for key, stem, names in lists:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{path}: {key} must be a list of file names")
+            forms = " or of such lists by stem" if key == "copy" else ""
+            raise ValueError(f"{path}: {key} must be a list of file names{forms}")
         for name in names:
             source = path.parent / at_home(name)
             if not _is_file(source):
@@ -158,7 +169,7 @@ def read_album(path: Path | str) -> Album:
             taken.add(real)
             is_inside = source.is_relative_to(path.parent) and ".." not in Path(name).parts
             below = source.relative_to(path.parent) if is_inside else Path(source.name)
-            songs.append(Song(source, below, is_instrumental=key == "copy"))
+            songs.append(Song(source, below, is_stem=key == "copy", stem=stem))
     if not songs:
         raise ValueError(f"{path}: names no song: list files in convert or copy")
     return Album(tuple(songs), None if output is None else path.parent / at_home(output))
@@ -248,7 +259,8 @@ def plan(
                 song.source,
                 output.joinpath(*fixed),
                 "/".join(parts[num_fixed:]),
-                song.is_instrumental,
+                song.is_stem,
+                song.stem,
             )
         )
     return jobs

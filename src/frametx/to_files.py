@@ -15,14 +15,19 @@ from torch import Tensor
 
 from frametx.audio.io import AudioInfo, probe, read_blocks
 from frametx.audio.side_threads import Ahead, Behind
-from frametx.audio.stem_files import StemFiles, choose_format, copy_as_stem, find_finished
+from frametx.audio.stem_files import (
+    StemFiles,
+    choose_format,
+    copy_as_stem,
+    find_finished,
+    with_suffix,
+)
 from frametx.audio.tags import Tags, read_tags
 from frametx.audio.video import still_video
 from frametx.pipeline import Pipeline
 from frametx.songs import Job
 
 BLOCK_SAMPLES = 1 << 16  # read at once
-INSTRUMENTAL = "instrumental"
 
 Show = Callable[[float, float, float], None]
 
@@ -72,8 +77,8 @@ def separate_song(
             are not finite.
         OSError: if a stem cannot be written.
     """
-    if job.is_instrumental:
-        return _copied(job, options)
+    if job.is_stem:
+        return _copied(job, job.stem or pipeline.background, options)
     info = probe(job.source)
     paths = {stem: job.path(stem) for stem in options.stems}
     total_s = info.num_samples / info.sample_rate
@@ -157,14 +162,15 @@ def write_stems(
             yield num_samples / info.sample_rate
 
 
-def _copied(job: Job, options: FileOptions) -> FileReport:
-    """Copy a song that has no voice, under the name its instrumental would have."""
-    report = FileReport(input=str(job.source), status="skipped", reason="has no voice")
-    if INSTRUMENTAL not in options.stems:
+def _copied(job: Job, stem: str | None, options: FileOptions) -> FileReport:
+    """Copy a song that is one stem already, under the name that this stem of it would have."""
+    reason = "is one stem already" if stem is None else f"is {stem} already"
+    report = FileReport(input=str(job.source), status="skipped", reason=reason)
+    if stem is None or stem not in options.stems:
         return report
-    path = job.path(INSTRUMENTAL)
-    target = path.with_name(path.name + job.source.suffix)
-    report.outputs = {INSTRUMENTAL: str(target)}
+    path = job.path(stem)
+    target = with_suffix(path, job.source.suffix)
+    report.outputs = {stem: str(target)}
     if options.skip_existing and target.is_file():
         return report
     copy_as_stem(job.source, path)

@@ -35,6 +35,7 @@ settings.register_profile(
 )
 
 Separated = Callable[..., "Outcome"]
+BAND = ("vocals", "drums", "bass", "other")
 
 
 class Share(nn.Module):
@@ -63,19 +64,36 @@ class Alone(Share):
         return super().forward(mixture)[:, :1]
 
 
+class Band(Share):
+    """A model of four stems, with the same shares of whatever it hears."""
+
+    shares = (0.4, 1.3, -0.9, 0.2)
+
+    def __init__(self) -> None:
+        super().__init__(0.0, rate=22_050, channels=2)
+        self.stems = BAND
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        return torch.stack([share * mixture for share in self.shares], dim=1)
+
+
 class Masked(nn.Module):
-    """A network whose mask follows the magnitude."""
+    """A network whose masks follow the magnitude, each more than the one before."""
+
+    def __init__(self, num_masks: int) -> None:
+        super().__init__()
+        self.num_masks = num_masks
 
     def forward(self, magnitude: Tensor) -> Tensor:
-        return 6 * magnitude - 2
+        return torch.cat([6 * n * magnitude - 2 for n in range(1, self.num_masks + 1)], dim=1)
 
 
-def spectral() -> SpectrogramSeparator:
+def spectral(stems: Sequence[str], complement: str) -> SpectrogramSeparator:
     return SpectrogramSeparator(
         stft=Stft(n_fft=256, hop_length=64),
-        network=Masked(),
-        stems=["vocals", "instrumental"],
-        complement="vocals",
+        network=Masked(len(stems) - 1),
+        stems=stems,
+        complement=complement,
         sample_rate=16_000,
         num_channels=2,
         chunk_frames=40,
@@ -88,8 +106,10 @@ SEPARATORS: dict[str, Callable[[], nn.Module]] = {
     "quiet": lambda: Share(0.3, rate=44_100, channels=2),
     "mono": lambda: Share(0.6, rate=16_000, channels=1),
     "loud": lambda: Share(1.7, rate=8_000, channels=2),
-    "spectral": spectral,
+    "spectral": lambda: spectral(["vocals", "instrumental"], "vocals"),
     "alone": Alone,
+    "band": Band,
+    "band_turned": lambda: spectral(BAND[::-1], "bass"),
 }
 
 
