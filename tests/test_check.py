@@ -220,7 +220,9 @@ def test_drawn_gains_are_those_of_the_files(
     gain = "{_target_:frametx.data.augment.Gain,min_db:-20,max_db:6}"
     common = (f"data={root}", "preview=4", "augment=none")
     run(monkeypatch, capfd, tmp_path, *common, "output=plain")
-    run(monkeypatch, capfd, tmp_path, *common, f"augment.vocals=[{gain}]", "output=loud")
+    run(
+        monkeypatch, capfd, tmp_path, *common, f"+augment.transforms.vocals=[{gain}]", "output=loud"
+    )
     plain, loud = (
         json.loads((tmp_path / name / "preview" / "preview.json").read_text())
         for name in ("plain", "loud")
@@ -237,7 +239,7 @@ def test_drawn_gains_are_those_of_the_files(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("data=folders",), "data.vocals must be given"),
+        (("data=folders",), "data.vocals, data.instrumental must be given"),
         (("preview=-1",), "preview=-1 must be a whole number"),
         (("threads=0",), "threads=0 must be at least 1"),
         (("notes=[ugly]",), "ugly is no kind; there is unreadable"),

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from frametx.config import conf_dir, each_sweep_value_once, folder_as_data, quote_path
+from frametx.config import conf_dir, each_sweep_value_once, folder_as_data, quote_path, stems_of
 from frametx.train import main
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
@@ -43,16 +43,43 @@ def test_a_folder_as_data_becomes_the_file_that_reads_it(tmp_path: Path) -> None
     (corpus / "train" / "vocals").mkdir(parents=True)
     songs = tmp_path / "songs"
     (songs / "one").mkdir(parents=True)
-    assert folder_as_data([f"data={pair}"])[0] == "data=folders"
-    assert folder_as_data([f"data={pair}"])[1] == f"data.vocals='{pair / 'vocals'}'"
-    assert folder_as_data([f"data={corpus}"])[0] == "data=corpora"
+    assert folder_as_data([f"data={pair}"]) == ["data=stems", f"data.root='{pair}'"]
+    (corpus / "train" / "instrumental").mkdir()
+    corpora = ["data=corpora", f"paths.corpora_dir='{corpus}'"]
+    assert folder_as_data([f"data={corpus}"]) == corpora
     assert folder_as_data([f"data={songs}", "a=1"]) == [
         "data=tracks",
         f"data.root='{songs}'",
         "a=1",
     ]
+    voices = tmp_path / "voices"
+    for stem in ("voice", "noise"):
+        (voices / stem).mkdir(parents=True)
+    assert folder_as_data([f"data={voices}"], ("noise", "voice"))[0] == "data=stems"
+    assert folder_as_data([f"data={voices}"])[0] == "data=tracks"
     assert folder_as_data(["data=demo"]) == ["data=demo"]
     assert folder_as_data(["data=no_such_thing"]) == ["data=no_such_thing"]
+
+
+def test_a_folder_of_other_stems_is_refused_and_one_of_tracks_is_not(tmp_path: Path) -> None:
+    for stem in ("bass", "drums", "vocals"):
+        (tmp_path / stem).mkdir()
+        (tmp_path / stem / "song.wav").touch()
+    says = r"holds bass, drums, vocals, and every one of stems=\[vocals,instrumental\] must have"
+    with pytest.raises(ValueError, match=says):
+        folder_as_data([f"data={tmp_path}"])
+    (tmp_path / "train").mkdir()
+    (tmp_path / "drums" / "song.wav").rename(tmp_path / "drums" / "vocals.wav")
+    assert folder_as_data([f"data={tmp_path}"])[0] == "data=tracks"
+
+
+def test_stems_are_those_of_the_command_line_or_its_experiment() -> None:
+    four = ["data=x", "stems=[vocals,drums,bass,other]"]
+    assert stems_of(four, "train") == ("vocals", "drums", "bass", "other")
+    assert stems_of(["data=x", "experiment=demo_speakers"], "train") == ("speaker_1", "speaker_2")
+    assert stems_of(["data=x", "experiment=nothing"], "train") == ("vocals", "instrumental")
+    assert stems_of(["data=x", "stems=3"], "train") == ("vocals", "instrumental")
+    assert stems_of(["data=x"], "evaluate") == ("vocals", "instrumental")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -78,7 +105,21 @@ def test_every_experiment_composes(experiment: str, tmp_path: Path) -> None:
             ["data=folders", "data.vocals=a", "data.instrumental=a"],
             "vocals: a does not exist",
         ),
-        (["data=folders"], "data.vocals must be given"),
+        (
+            ["data=folders"],
+            "data.vocals, data.instrumental must be given: add data.vocals=/my/vocals",
+        ),
+        (
+            ["data=folders", "stems=[voice,noise]", "complement=noise", "data.vocals=a"],
+            "data.voice, data.noise must be given: add +data.voice=/my/voice; data.vocals must be "
+            "one of the stems: take it out (stems=['voice', 'noise'])",
+        ),
+        (["data=stems", "data.root=nowhere"], "data.root=nowhere does not exist; give a folder"),
+        (["data=stems", "data.root=a", "stems=[vocals,seed]"], "seed cannot be a stem here"),
+        (
+            ["augment.level_db={drums:[0,3]}", "data=folders", "data.vocals=a"],
+            "level_db: drums must be among the stems ['vocals', 'instrumental']",
+        ),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(
@@ -120,3 +161,9 @@ def test_the_users_own_folder_is_searched_too_by_the_real_command(tmp_path: Path
 )
 def test_paths_may_hold_what_hydra_would_read_as_syntax(typed: str, read: str) -> None:
     assert quote_path(typed) == read
+
+
+def test_the_library_of_any_stem_is_a_path() -> None:
+    typed = "+data.drums=my (drums), 2"
+    assert quote_path(typed) == typed
+    assert quote_path(typed, ("drums", "bass")) == "+data.drums='my (drums), 2'"

@@ -76,14 +76,20 @@ def test_silence_holds_nothing_unwanted() -> None:
 
 
 def test_the_role_decides_what_is_unwanted() -> None:
-    assert unwanted_stems("vocals", ("vocals", "instrumental")) == [1]
-    assert unwanted_stems("instrumental", ("vocals", "instrumental")) == [0]
-    four = ("drums", "bass", "other", "vocals")
-    assert unwanted_stems("instrumental", four) == [3]
-    assert unwanted_stems("vocals", four) == [0, 1, 2]
+    pair, four = ("vocals", "instrumental"), ("drums", "bass", "other", "vocals")
+    for role, roles, stems, unwanted in (
+        ("vocals", pair, pair, [1]),
+        ("instrumental", pair, pair, [0]),
+        ("instrumental", pair, four, [3]),
+        ("vocals", pair, four, [0, 1, 2]),
+        ("bass", four, four, [0, 2, 3]),
+        ("bass", four, pair, [0]),
+        ("noise", ("voice", "noise"), ("noise", "voice"), [1]),
+    ):
+        assert unwanted_stems(role, roles=roles, stems=stems) == unwanted
     with pytest.raises(
         ValueError, match=r"\['drums', 'rest'\] cannot tell what is wrong in vocals"
     ):
-        unwanted_stems("vocals", ("drums", "rest"))
+        unwanted_stems("vocals", roles=pair, stems=("drums", "rest"))
     with pytest.raises(ValueError, match="cannot tell"):
-        unwanted_stems("vocals", ("vocals",))
+        unwanted_stems("vocals", roles=pair, stems=("vocals",))

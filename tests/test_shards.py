@@ -70,5 +70,5 @@ def test_tracks_are_refused(tmp_path: Path) -> None:
     overrides = [f"output={tmp_path}", f"data.root={tmp_path}", "data.test=null"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("shards", overrides=["data=tracks", "paths.output_dir=none", *overrides])
-    with pytest.raises(ValueError, match="shards are made of two libraries"):
+    with pytest.raises(ValueError, match="shards are made of libraries of single stems"):
         pack(cfg)

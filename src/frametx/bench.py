@@ -47,7 +47,6 @@ from frametx.bench_measure import (
     say,
 )
 from frametx.config import hydra_main
-from frametx.data.voxaug import STEMS
 from frametx.nn.residual_scores import residual_attention
 from frametx.streaming import separate_waveform
 
@@ -220,11 +219,11 @@ def data(cfg: DictConfig) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for suffix in ("wav", "flac", "ogg", "mp3"):
-            for role in ("vocals", "instrumental"):
-                write_library(Path(folder) / suffix / role, suffix)
+            for stem in cfg.stems:
+                write_library(Path(folder) / suffix / stem, suffix)
             for decode_once in (False, True):
-                named = [f"data.{role}={folder}/{suffix}/{role}" for role in STEMS]
-                named += ["data=folders", f"data.decode_once={str(decode_once).lower()}"]
+                named = ["data=stems", f"data.root={folder}/{suffix}"]
+                named += [f"data.decode_once={str(decode_once).lower()}"]
                 named += [f"paths.cache_dir={folder}/{suffix}/cache"]
                 row = {"files": suffix, "decode_once": decode_once}
                 rows.append(row | rerun("loading", *named)[0])

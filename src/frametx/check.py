@@ -1,6 +1,6 @@
 """python -m frametx.check: what is in the libraries, before days of training on them.
 
-data -> parts (train vocals, validation instrumental ...) -> facts of every file -> findings
+data -> parts (train <stem>, validation <stem> ...) -> facts of every file -> findings
      -> table, report.json, exclude.txt, pictures
 A separator may listen to every file as well. With preview=8, training samples are written instead.
 """
@@ -172,7 +172,9 @@ def screen(
     Raises:
         ValueError: if the separator cannot tell what is wrong in a role.
     """
-    unwanted = {part.role: unwanted_stems(part.role, listener.separator.stems) for part in parts}
+    roles = list(dict.fromkeys(part.role for part in parts))
+    stems = listener.separator.stems
+    unwanted = {role: unwanted_stems(role, roles=roles, stems=stems) for role in roles}
     wanted = [
         (file, part)
         for part in parts
@@ -226,10 +228,9 @@ def all_parts(data: StepDataModule, test: EvaluationSet | None) -> list[Part]:
 def parts_of_set(split: str, tracks: EvaluationSet, data: StepDataModule) -> list[Part]:
     """The files behind tracks to evaluate on, by stem."""
     if isinstance(tracks, DrawnMixtures):
-        libraries = [crops.reader.library for crops in tracks.crops]
         return [
-            Part(split, role, library.files, library.rejected)
-            for role, library in zip(("vocals", "instrumental"), libraries, strict=True)
+            Part(split, stem, library.files, library.rejected)
+            for stem, library in tracks.libraries.items()
         ]
     if not isinstance(tracks, Tracks):
         raise ValueError(f"{split}: {type(tracks).__name__} has no files that could be checked")

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -28,6 +28,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from frametx.data.files import SUFFIXES
+
 USER_ERRORS = (
     ValueError,
     OSError,
@@ -37,11 +39,27 @@ USER_ERRORS = (
 PATH_KEYS = (
     *("ckpt", "ckpts", "input", "output", "report", "name", "ckpt_path", "init_from", "screen"),
     "discriminator_init_from",
-    *("data.root", "data.vocals", "data.instrumental", "data.mixtures", "data.exclude"),
-    "data.speakers",
-    "paths.corpora_dir",
-    *("data.vocals.roots", "data.instrumental.roots", "data.validation.roots"),
+    *("data.root", "data.mixtures", "data.speakers", "data.exclude", "data.validation.roots"),
+    *("paths.corpora_dir", "paths.shards_dir"),
 )
+"""Whose values are paths, beside data.<stem> and data.<stem>.roots of every stem."""
+DEFAULT_STEMS = ("vocals", "instrumental")
+KNOWN_STEMS = (
+    *("vocals", "instrumental", "accompaniment", "drums", "bass", "other", "piano", "guitar"),
+    *("voice", "speech", "noise", "music"),
+)
+"""Names by which a folder is known to hold libraries of stems, whatever stems a run has."""
+
+
+def num_outputs(stems: Sequence[str], complement: str | None, num_channels: int) -> int:
+    """Maps that a network returns: for every stem but the complement one for each channel."""
+    return (len(stems) - (complement is not None)) * num_channels
+
+
+# What conf/model computes from the stems: ${num_outputs:${stems},${complement},...} and others.
+OmegaConf.register_new_resolver("num_outputs", num_outputs, replace=True)
+OmegaConf.register_new_resolver("count", len, replace=True)
+OmegaConf.register_new_resolver("is_null", lambda value: value is None, replace=True)
 
 
 def conf_dir() -> Path:
@@ -99,7 +117,12 @@ def hydra_main(
         def main() -> None:
             failures.clear()
             codes.clear()
-            sys.argv[1:] = [quote_path(argument) for argument in folder_as_data(sys.argv[1:])]
+            stems = stems_of(sys.argv[1:], config_name)
+            try:
+                arguments = folder_as_data(sys.argv[1:], stems)
+            except ValueError as error:
+                fail(one_line(error))
+            sys.argv[1:] = [quote_path(argument, stems) for argument in arguments]
             check_command_line(config_name, sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(
                 job
@@ -125,7 +148,7 @@ def plain(cfg: DictConfig, keys: Sequence[str]) -> dict[str, Any]:
     return {str(key): value for key, value in cast(dict[str, Any], values).items()}
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Say in one line what the user can change, and end with exit code 2."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
@@ -154,13 +177,32 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(root).split())
 
 
-def quote_path(argument: str) -> str:
+def stems_of(arguments: Sequence[str], config_name: str) -> tuple[str, ...]:
+    """The stems that a command line asks for, by stems=[...] or by its experiment.
+
+    What cannot be composed is left to `check_command_line`, which says why.
+    """
+    named = [one for one in arguments if one.partition("=")[0] in ("stems", "experiment")]
+    if not named or not any(one.removeprefix("+").startswith("data") for one in arguments):
+        return DEFAULT_STEMS
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            stems = hydra.compose(config_name, overrides=named).stems
+        return tuple(str(stem) for stem in stems or DEFAULT_STEMS)
+    except (HydraException, OmegaConfBaseException, TypeError):
+        return DEFAULT_STEMS
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def quote_path(argument: str, stems: Sequence[str] = DEFAULT_STEMS) -> str:
     """A command line's `key=path` in the quotes that Hydra wants around brackets and commas.
 
     What Hydra can read is left alone, unless it is a file's name that Hydra would take for a list.
     """
     key, _, path = argument.partition("=")
-    if key not in PATH_KEYS:
+    libraries = {f"data.{stem}{part}" for stem in stems for part in ("", ".roots")}
+    if key.removeprefix("+") not in {*PATH_KEYS, *libraries}:
         return argument
     try:
         OverridesParser.create().parse_override(argument)
@@ -178,11 +220,14 @@ def quoted(path: Path | str) -> str:
     return f"'{escaped}'"
 
 
-def folder_as_data(arguments: Sequence[str]) -> list[str]:
+def folder_as_data(arguments: Sequence[str], stems: Sequence[str] = DEFAULT_STEMS) -> list[str]:
     """Replace `data=/a/folder` by the group file that reads such a folder, with its paths.
 
-    vocals/ and instrumental/ inside make it a pair of libraries, train/ and validation/ with such
-    pairs a corpus; any other folder holds aligned tracks. A name in conf/data stays what it is.
+    A folder for each of the stems inside makes it their libraries, train/ with such folders a
+    corpus; any other folder holds aligned tracks. A name in conf/data stays what it is.
+
+    Raises:
+        ValueError: if the folder holds libraries, but not those of the stems.
     """
     replaced: list[str] = []
     for argument in arguments:
@@ -191,14 +236,38 @@ def folder_as_data(arguments: Sequence[str]) -> list[str]:
         is_name = (conf_dir() / "data" / f"{value}.yaml").is_file()
         if key != "data" or not value or is_name or not folder.is_dir():
             replaced.append(argument)
-        elif (folder / "vocals").is_dir() and (folder / "instrumental").is_dir():
-            pair = [f"data.{role}={quoted(folder / role)}" for role in ("vocals", "instrumental")]
-            replaced += ["data=folders", *pair]
-        elif (folder / "train" / "vocals").is_dir():
+        elif holds_libraries(folder, stems):
+            replaced += ["data=stems", f"data.root={quoted(folder)}"]
+        elif (folder / "train").is_dir() and holds_libraries(folder / "train", stems):
             replaced += ["data=corpora", f"paths.corpora_dir={quoted(folder)}"]
         else:
             replaced += ["data=tracks", f"data.root={quoted(folder)}"]
     return replaced
+
+
+def holds_libraries(folder: Path, stems: Sequence[str]) -> bool:
+    """Whether a folder holds a folder for each of the stems.
+
+    Raises:
+        ValueError: if it holds libraries, but not those of the stems.
+    """
+    if all((folder / stem).is_dir() for stem in stems):
+        return True
+    names = {*stems, *KNOWN_STEMS}
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name in names)
+    audio = [
+        path.stem.lower()
+        for inside in folders
+        for path in inside.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not audio or any(name in names for name in audio):  # the latter as in a track's folder
+        return False
+    raise ValueError(
+        f"data={folder} holds {', '.join(path.name for path in folders)}, and every one of "
+        f"stems=[{','.join(stems)}] must have a folder there: name the folders in stems=[...] "
+        "(and one of them in complement=..., in training), or add the one that is missing"
+    )
 
 
 def check_command_line(config_name: str, arguments: Sequence[str]) -> None:

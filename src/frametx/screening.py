@@ -1,4 +1,4 @@
-"""Vocals in "instrumentals" and music under "vocals", found by a separator.
+"""What does not belong in a library, such as voices in its instrumentals, found by a separator.
 
 A file is separated in constant memory, and what the separator takes for another stem than the
 file's role allows is weighed against all of it. A separator is not silent where it should be: the
@@ -43,18 +43,20 @@ class Verdict:
     at_seconds: float
 
 
-def unwanted_stems(role: str, stems: Sequence[str]) -> list[int]:
+def unwanted_stems(role: str, *, roles: Sequence[str], stems: Sequence[str]) -> list[int]:
     """Which of a separator's stems must not be in the files of a role.
+
+    Args:
+        role: of the files. Of a separator that gives it, all other stems are unwanted; of any
+            other one, the stems that the data keeps in libraries of their own.
+        roles: all that the data has.
+        stems: what the separator gives.
 
     Raises:
         ValueError: if the separator knows no stem that would tell.
     """
-    if role in stems:
-        unwanted = [index for index, stem in enumerate(stems) if stem != role]
-    elif role == "instrumental" and "vocals" in stems:
-        unwanted = [stems.index("vocals")]
-    else:
-        unwanted = []
+    told = stems if role in stems else roles
+    unwanted = [index for index, stem in enumerate(stems) if stem in told and stem != role]
     if not unwanted:
         raise ValueError(
             f"screen: a separator of {list(stems)} cannot tell what is wrong in {role}: "

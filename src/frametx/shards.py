@@ -25,8 +25,8 @@ def pack(cfg: DictConfig) -> Path:
     data = hydra.utils.instantiate(cfg.data)
     if not isinstance(data, VoxaugDataModule):
         raise ValueError(
-            "shards are made of two libraries, vocals and instrumental: choose data=folders, or a "
-            "folder with vocals/ and instrumental/ in it"
+            "shards are made of libraries of single stems: choose data=folders or data=stems, or a "
+            f"folder that holds {', '.join(f'{stem}/' for stem in cfg.stems)}"
         )
     for role in data.roots:
         make_empty(output / role, overwrite=cfg.overwrite)
@@ -49,7 +49,8 @@ def pack(cfg: DictConfig) -> Path:
                 size += song.size
                 progress(done, total)
         print(f"{role}: {total} files, {seconds / 3600:.2f} h, {size / 1e9:.3f} GB", flush=True)
-    print(f"written: {output}; train with data=litdata paths.shards_dir={output}")
+    stems = ",".join(data.stems)
+    print(f"written: {output}; train with data=litdata stems=[{stems}] paths.shards_dir={output}")
     return output
 
 
@@ -90,7 +91,7 @@ def is_shard(path: Path) -> bool:
 
 @hydra_main("shards")
 def main(cfg: DictConfig) -> None:
-    """Pack two libraries."""
+    """Pack the libraries."""
     torch.set_num_threads(1)
     pack(cfg)
 

@@ -100,9 +100,10 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> tuple[Library, Librar
     return vocals, instrumental
 
 
-def draw(libraries: tuple[Library, Library], **options) -> DrawnMixtures:
+def draw(libraries: tuple[Library, ...], **options) -> DrawnMixtures:
     settings = {"count": 5, "seconds": 1.0, "seed": 0, "sample_rate": 16_000, "num_channels": 2}
-    return DrawnMixtures(vocals=libraries[0], instrumental=libraries[1], **(settings | options))
+    named = dict(zip(STEMS, libraries, strict=True))
+    return DrawnMixtures(**({"libraries": named} | settings | options))
 
 
 def test_drawn_mixtures_are_always_the_same(libraries: tuple[Library, Library]) -> None:
@@ -119,7 +120,7 @@ def test_drawn_mixtures_are_always_the_same(libraries: tuple[Library, Library]) 
 
 def test_drawn_vocals_stand_at_the_asked_level(libraries: tuple[Library, Library]) -> None:
     for level_db in (0.0, 5.0):
-        for mixture in draw(libraries, vocals_to_instrumental_db=level_db):
+        for mixture in draw(libraries, level_db={"vocals": level_db}):
             vocals, music = mixture.stems.square().mean(dim=(1, 2))
             assert 10 * (vocals / music).log10() == pytest.approx(level_db, abs=1e-3)
 

@@ -1,5 +1,8 @@
 """Evaluation sets without songs: mixtures drawn once and for all."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,50 +16,107 @@ MAX_DRAWS = 100
 
 
 class DrawnMixtures:
-    """A fixed number of mixtures of two libraries: always the same ones for the same files.
+    """A fixed number of mixtures of single stems: always the same ones for the same files.
 
-    For use with held-out libraries. Vocals and music are by chance, as in training; there are no
-    transforms, and the vocals are brought to one level above the music.
+    For use with held-out libraries. Which excerpts meet is chance, as in training; there are no
+    transforms, and levels are fixed.
     """
 
     def __init__(
         self,
         *,
-        vocals: Library,
-        instrumental: Library,
+        libraries: Mapping[str, Library],
         count: int,
         seconds: float,
         seed: int,
         sample_rate: int,
         num_channels: int,
-        vocals_to_instrumental_db: float = 0.0,
+        level_db: Mapping[str, float] | None = None,
     ) -> None:
         """Reads nothing yet.
 
         Args:
-            vocals: voices that are not trained on.
-            instrumental: music that is not trained on.
+            libraries: by stem, files that are not trained on; their order is that of the stems.
             count: number of mixtures.
             seconds: length of each.
             seed: another seed makes other mixtures.
             sample_rate: of all mixtures.
             num_channels: 1 or 2, of all mixtures.
-            vocals_to_instrumental_db: level (RMS over the excerpt) of the vocals above the music.
+            level_db: by stem, its level (RMS over the excerpt) above the sum of the stems that are
+                not named here; None brings the first stem to 0 dB above the sum of all others.
+
+        Raises:
+            ValueError: if a value is out of its range, or `level_db` names an unknown stem or all.
         """
         if count < 1 or seconds <= 0:
             raise ValueError(f"count ({count}) and seconds ({seconds}) must be more than 0")
-        readers = [
-            CropReader(library, sample_rate=sample_rate, num_channels=num_channels, cache_dir=None)
-            for library in (vocals, instrumental)
-        ]
+        self.stems = tuple(libraries)
+        self.level_db = {self.stems[0]: 0.0} if level_db is None else dict(level_db)
+        if not set(self.level_db) < set(self.stems):
+            raise ValueError(
+                f"level_db ({self.level_db}) must name some of the stems {list(self.stems)} and "
+                "leave out one at least: levels are above the sum of the others"
+            )
+        self.libraries = dict(libraries)
         self.crops = [
-            Crops(reader, seed=seed, stream=f"evaluation/{role}")
-            for reader, role in zip(readers, ("vocals", "instrumental"), strict=True)
+            Crops(
+                CropReader(
+                    library, sample_rate=sample_rate, num_channels=num_channels, cache_dir=None
+                ),
+                seed=seed,
+                stream=f"evaluation/{stem}",
+            )
+            for stem, library in libraries.items()
         ]
         self.count = count
         self.num_samples = max(1, round(seconds * sample_rate))
         self.sample_rate = sample_rate
-        self.vocals_to_instrumental_db = vocals_to_instrumental_db
+
+    @classmethod
+    def of_folder(
+        cls,
+        root: Path | str,
+        *,
+        stems: Sequence[str],
+        cache_dir: Path | str,
+        count: int,
+        seconds: float,
+        seed: int,
+        sample_rate: int,
+        num_channels: int,
+        level_db: Mapping[str, float] | None = None,
+    ) -> "DrawnMixtures":
+        """Mixtures of the libraries `root`/<stem>, one for each stem.
+
+        Args:
+            root: a folder or an address.
+            stems: their names, in order.
+            cache_dir: where the indices are kept.
+            count: as for the class.
+            seconds: as for the class.
+            seed: as for the class.
+            sample_rate: as for the class.
+            num_channels: as for the class.
+            level_db: as for the class.
+
+        Raises:
+            ValueError: as the class, or if a library is missing or empty.
+        """
+        libraries = {
+            stem: Library.open(
+                f"{str(root).rstrip('/')}/{stem}", role=f"validation {stem}", cache_dir=cache_dir
+            )
+            for stem in stems
+        }
+        return cls(
+            libraries=libraries,
+            count=count,
+            seconds=seconds,
+            seed=seed,
+            sample_rate=sample_rate,
+            num_channels=num_channels,
+            level_db=level_db,
+        )
 
     def __len__(self) -> int:
         return self.count
@@ -69,13 +129,15 @@ class DrawnMixtures:
         """
         if not 0 <= index < self.count:
             raise IndexError(f"mixture {index} of {self.count}")
-        (vocals, vocals_name), (music, music_name) = (
-            self._audible(crops, index) for crops in self.crops
-        )
-        level = 10 ** (self.vocals_to_instrumental_db / 20)
-        vocals = vocals * (level * _rms(music) / _rms(vocals))
-        name = f"{index:03d}: {vocals_name} + {music_name}"
-        return Mixture(name, torch.stack((vocals, music)), self.sample_rate)
+        drawn = [self._audible(crops, index) for crops in self.crops]
+        stems = torch.stack([waveform for waveform, _ in drawn])
+        others = [place for place, stem in enumerate(self.stems) if stem not in self.level_db]
+        others_rms = _rms(stems[others].sum(dim=0))
+        for stem, level_db in self.level_db.items():
+            waveform = stems[self.stems.index(stem)]
+            waveform *= 10 ** (level_db / 20) * others_rms / _rms(waveform)
+        name = f"{index:03d}: {' + '.join(place for _, place in drawn)}"
+        return Mixture(name, stems, self.sample_rate)
 
     def _audible(self, crops: Crops, index: int) -> tuple[Float[Tensor, "C L"], str]:
         """The excerpt of this mixture, or the first one of its successors that is not silent."""

@@ -1,19 +1,16 @@
-"""Voxaug: unpaired vocals and instrumentals become training examples.
+"""Voxaug: excerpts that never met, one for each stem, become training examples.
 
 `VoxaugDataset` runs in the workers and only reads excerpts. `Voxaug` runs on the device, on whole
 batches: it transforms each part by itself, adds the parts of a stem up, and hands over the stems;
 the mixture is their sum, and so exact by construction. All chance is a function of the seed and the
-sample number: neither rank, worker, batch nor order changes a sample.
+sample number: neither rank, worker, batch nor order changes a sample. What a stem may consist of:
 
-    vocals --------- transforms -- (mixup) --+
-    mixup_vocals --- transforms -- (mixup) --+
-    extra_vocals --- transforms -- gain -----+-- level -- silence --+-- peak -- stems[:, 0]
-                                                                    |
-    instrumental --- transforms -- (mixup) --+                      |
-    mixup_instrumental - transforms (mixup) -+---------- silence ---+-- peak -- stems[:, 1]
+    <stem> --------- transforms -- (mixup) --+
+    extra_<stem> --- transforms -- gain -----+-- level -- silence -- peak -- stems[:, its place]
+    mixup_<stem> --- transforms -- (mixup) --+
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,30 +34,31 @@ from frametx.data.crops import CropReader, Crops
 from frametx.data.library import Library
 from frametx.data.sampling import uniform_pair, uniforms
 
-__all__ = ["STEMS", "ExtraVocals", "Mixup", "Part", "Voxaug", "VoxaugDataset", "transformed"]
+__all__ = ["ExtraParts", "Mixup", "Part", "Voxaug", "VoxaugDataset", "transformed"]
 
-STEMS = ("vocals", "instrumental")
 SILENCE_RMS = 1e-4
 """Excerpts below this (-80 dBFS) are silent: they are not brought to any level."""
 MAX_LEVELLING_DB = 20.0
-"""Nearly silent vocals are not lifted further, or their noise would become the voice."""
+"""A nearly silent stem is not lifted further, or its noise would become its sound."""
+SAMPLE = "sample"
+"""Key of the sample numbers in a batch; all others are names of parts."""
 
 
 @dataclass(frozen=True)
-class ExtraVocals:
-    """Voices over the first one, which belong to the vocals as it does.
+class ExtraParts:
+    """Further excerpts laid over a stem, of its own library: second voices, second guitars.
 
     Raises:
         ValueError: if a value is out of its range.
     """
 
     probability: float
-    """Of a second voice; where it sings, of a third; and so on."""
-    max_voices: int = 1
+    """Of a second excerpt; where it sounds, of a third; and so on."""
+    max_parts: int = 1
     """How many may come on top of the first."""
-    same_voice_probability: float = 0.0
-    """Share of the extra voices that double the first one: the same excerpt, a little later, with
-    transforms of its own. The others are excerpts drawn like the first."""
+    double_probability: float = 0.0
+    """Share of the further excerpts that double the first one: the same excerpt, a little later,
+    with transforms of its own. The others are drawn like the first."""
     delay_samples: tuple[int, int] = (400, 1800)
     """Range of how much later a double is; 400 are 9 ms at 44.1 kHz."""
     gain_db: tuple[float, float] = (0.0, 0.0)
@@ -69,13 +67,13 @@ class ExtraVocals:
     def __post_init__(self) -> None:
         """Check every value."""
         checked_probability(self.probability)
-        checked_probability(self.same_voice_probability)
+        checked_probability(self.double_probability)
         checked_range("delay_samples", self.delay_samples, at_least=0)
         checked_range("gain_db", self.gain_db)
-        if self.max_voices < 1:
+        if self.max_parts < 1:
             raise ValueError(
-                f"max_voices ({self.max_voices}) of the extra vocals must be at least 1; "
-                "extra_vocals: null has none"
+                f"max_parts ({self.max_parts}) of extra parts must be at least 1; "
+                "a stem that extra does not name has none"
             )
 
 
@@ -95,17 +93,16 @@ class Mixup:
     probability: float
     alpha: float = 1.0
     """Both parameters of the gain's Beta distribution: 1 is even, less is nearer to 0 and 1."""
-    stems: tuple[str, ...] = STEMS
-    """To which it happens."""
+    stems: tuple[str, ...] | None = None
+    """To which it happens; None is to all."""
 
     def __post_init__(self) -> None:
         """Check every value."""
         checked_probability(self.probability)
         if not self.alpha > 0:
             raise ValueError(f"alpha ({self.alpha}) of a mixup must be more than 0")
-        unknown = [stem for stem in self.stems if stem not in STEMS]
-        if unknown or not self.stems:
-            raise ValueError(f"stems ({list(self.stems)}) of a mixup must be some of {STEMS}")
+        if self.stems is not None and not self.stems:
+            raise ValueError("stems ([]) of a mixup must name one at least; null is all of them")
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ class Part:
 
 
 class VoxaugDataset(Dataset[dict[str, Tensor]]):
-    """Sample number n, read from two libraries: all the excerpts that `Voxaug` makes it of.
+    """Sample number n, read from the stems' libraries: all excerpts that `Voxaug` makes it of.
 
     It has no length: the sampler decides which sample numbers a run consists of, and how long
     they are.
@@ -128,8 +125,7 @@ class VoxaugDataset(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         *,
-        vocals: Library,
-        instrumental: Library,
+        libraries: Mapping[str, Library],
         seed: int,
         sample_rate: int,
         num_channels: int,
@@ -139,28 +135,27 @@ class VoxaugDataset(Dataset[dict[str, Tensor]]):
         """Opens no file.
 
         Args:
-            vocals: voices alone.
-            instrumental: music without voices.
+            libraries: by stem, those of `voxaug`.
             seed: of all draws.
             sample_rate: rate of all samples; files at another are resampled.
             num_channels: 1 or 2, of all samples.
             voxaug: says which excerpts a sample consists of, and how long they must be.
             decode_cache_dir: where decoded files are kept (see `CropReader`), or None.
         """
-        readers = {
+        assert set(libraries) == set(voxaug.stems), "a library for each stem"
+        self.readers = {
             stem: CropReader(
                 library,
                 sample_rate=sample_rate,
                 num_channels=num_channels,
                 cache_dir=decode_cache_dir,
             )
-            for stem, library in zip(STEMS, (vocals, instrumental), strict=True)
+            for stem, library in libraries.items()
         }
         self.crops = {
-            part.name: Crops(readers[part.stem], seed=seed, stream=part.name)
+            part.name: Crops(self.readers[part.stem], seed=seed, stream=part.name)
             for part in voxaug.parts
         }
-        self.vocals, self.instrumental = (self.crops[stem] for stem in STEMS)
         self.voxaug = voxaug
         self.num_channels = num_channels
 
@@ -179,7 +174,7 @@ class VoxaugDataset(Dataset[dict[str, Tensor]]):
             part.name: self._read(part, sample, self.voxaug.input_samples(part.stem, num_samples))
             for part in self.voxaug.parts
         }
-        return {"sample": torch.tensor(sample), **parts}
+        return {SAMPLE: torch.tensor(sample), **parts}
 
     def describe(self, sample: int, num_samples: int) -> str:
         """Which files, from where on, sample number `sample` consists of."""
@@ -200,61 +195,101 @@ class VoxaugDataset(Dataset[dict[str, Tensor]]):
 
 
 class Voxaug(nn.Module):
-    """Batches of `VoxaugDataset` become stems, (vocals, instrumental)."""
+    """Batches of `VoxaugDataset` become stems.
 
-    stems = STEMS
+    Every draw that concerns one stem is made under that stem's name, so that it does not depend on
+    the order of the stems; where one draw chooses among stems, they are counted in the reverse
+    order of the alphabet.
+    """
 
     def __init__(
         self,
         *,
         seed: int,
-        vocals: Sequence[Transform],
-        instrumental: Sequence[Transform],
-        vocals_to_instrumental_db: tuple[float, float] | None = None,
+        stems: Sequence[str],
+        transforms: Mapping[str, Sequence[Transform]] | None = None,
+        default_transforms: Sequence[Transform] = (),
+        level_db: Mapping[str, tuple[float, float]] | None = None,
         silent_stem_probability: float = 0.0,
-        silent_vocals_probability: float = 0.0,
-        extra_vocals: ExtraVocals | None = None,
+        silent_probability: Mapping[str, float] | None = None,
+        extra: Mapping[str, ExtraParts] | None = None,
         mixup: Mixup | None = None,
         max_peak: float | None = None,
+        optional_stems: Collection[str] = (),
     ) -> None:
         """Draws nothing yet.
 
         Args:
             seed: of all draws.
-            vocals: transforms of the vocals, in this order; all their parts undergo the same ones
-                with draws of their own.
-            instrumental: transforms of the instrumental.
-            vocals_to_instrumental_db: range from which the level (RMS) of the vocals above the
-                instrumental is drawn, whatever the transforms made of it; None leaves it.
-            silent_stem_probability: share of the samples in which one stem, either, is silent.
-            silent_vocals_probability: share of the samples, beside those, without vocals.
-            extra_vocals: voices over the first; None is none.
+            stems: their names, in the order of the second axis of what is made.
+            transforms: by stem, in the order in which they are applied; all parts of a stem undergo
+                the same ones with draws of their own.
+            default_transforms: of the stems that `transforms` does not name.
+            level_db: by stem, the range from which its level (RMS) above the sum of the stems that
+                are not named here is drawn, whatever the transforms made of it.
+            silent_stem_probability: share of the samples in which one stem, any, is silent.
+            silent_probability: by stem, share of the samples in which this one is, beside those.
+            extra: by stem, further excerpts laid over the first.
             mixup: stems made of two excerpts; None is none.
             max_peak: where a stem or the mixture exceeds it, all stems of the sample are turned
                 down by one factor, so that nothing does; 1 is full scale. None leaves peaks.
+            optional_stems: what `transforms`, `silent_probability` and `extra` may name though it
+                is none of the stems: it is then passed over. For presets that serve many runs.
+
+        Raises:
+            ValueError: if a value is out of its range, or anything is said of an unknown stem.
         """
         super().__init__()
-        if vocals_to_instrumental_db is not None:
-            checked_range("vocals_to_instrumental_db", vocals_to_instrumental_db)
-        if silent_stem_probability + silent_vocals_probability > 1:
+        transforms, level_db = transforms or {}, level_db or {}
+        silent_probability, extra = silent_probability or {}, extra or {}
+        self.stems = _checked_stems(stems)
+        for name, known in (
+            ("transforms", transforms),
+            ("silent_probability", silent_probability),
+            ("extra", extra),
+        ):
+            _check_known(name, known, {*self.stems, *optional_stems}, self.stems)
+        _check_known("level_db", level_db, self.stems, self.stems)
+        if level_db and set(level_db) == set(self.stems):
             raise ValueError(
-                f"silent_stem_probability ({silent_stem_probability}) and "
-                f"silent_vocals_probability ({silent_vocals_probability}) must not exceed 1 "
-                "together"
+                f"level_db ({list(level_db)}) must leave out a stem at least: levels are above the "
+                "sum of the stems that are not named"
+            )
+        silent = {
+            stem: silent_probability[stem] for stem in self.stems if stem in silent_probability
+        }
+        for probability in (silent_stem_probability, *silent.values()):
+            checked_probability(probability)
+        if silent_stem_probability + sum(silent.values()) > 1:
+            raise ValueError(
+                f"silent_stem_probability ({silent_stem_probability}) and silent_probability "
+                f"({silent}) must not exceed 1 together"
             )
         if max_peak is not None and max_peak <= 0:
             raise ValueError(f"max_peak ({max_peak}) must be more than 0; null leaves peaks")
+        mixed = self.stems if mixup is None or mixup.stems is None else mixup.stems
+        _check_known("stems of the mixup", mixed, self.stems, self.stems)
         self.seed = seed
-        self.transforms = {"vocals": tuple(vocals), "instrumental": tuple(instrumental)}
-        self.vocals_to_instrumental_db = vocals_to_instrumental_db
-        self.silent_stem_probability = checked_probability(silent_stem_probability)
-        self.silent_vocals_probability = checked_probability(silent_vocals_probability)
-        self.extra_vocals = extra_vocals
+        self.transforms = {
+            stem: tuple(transforms.get(stem, default_transforms)) for stem in self.stems
+        }
+        self.level_db = {
+            stem: checked_range(f"level_db.{stem}", bounds) for stem, bounds in level_db.items()
+        }
+        self.silent_stem_probability = silent_stem_probability
+        self.silent_probability = silent
+        self.extra = {stem: extra[stem] for stem in self.stems if stem in extra}
         self.mixup = mixup
         self.max_peak = max_peak
-        self.voices = _voices(extra_vocals)
-        self.partners = _partners(mixup)
-        self.parts = (*(Part(stem, stem) for stem in STEMS), *self.voices, *self.partners)
+        self.counted = tuple(sorted(self.stems, reverse=True))
+        self.extra_parts = {stem: _extra_parts(stem, told) for stem, told in self.extra.items()}
+        self.partners = _partners(mixup, mixed)
+        self.parts = (
+            *(Part(stem, stem) for stem in self.stems),
+            *(part for parts in self.extra_parts.values() for part in parts),
+            *self.partners,
+        )
+        _check_names(self.parts)
 
     def input_samples(self, stem: str, num_samples: int) -> int:
         """How long excerpts of a stem must be, for `num_samples` to be left of them."""
@@ -264,16 +299,16 @@ class Voxaug(nn.Module):
         """Whether a sample has this part."""
         if part in self.partners:
             return self._mixes(sample)
-        if part in self.voices:
-            assert self.extra_vocals is not None
+        if self._is_extra(part):
+            extra_parts = self.extra_parts[part.stem]
             return all(
-                self._voice_draw(voice, sample)[0] < self.extra_vocals.probability
-                for voice in self.voices[: self.voices.index(part) + 1]
+                self._extra_draw(one, sample)[0] < self.extra[part.stem].probability
+                for one in extra_parts[: extra_parts.index(part) + 1]
             )
         return True
 
     def is_read(self, part: Part, sample: int) -> bool:
-        """Whether an excerpt has to be read for it: not for a double of the first voice."""
+        """Whether an excerpt has to be read for it: not for a double of the first one."""
         return self.is_present(part, sample) and not self._is_double(part, sample)
 
     @torch.no_grad()
@@ -283,23 +318,22 @@ class Voxaug(nn.Module):
         The numbers of the samples should lie on the CPU even where the parts do not: what is drawn
         of them decides which rows are computed.
         """
-        samples = batch["sample"].cpu()
+        samples = batch[SAMPLE].cpu()
         numbers: list[int] = samples.tolist()
         length = min(self._output_samples(part, batch[part.name]) for part in self.parts)
-        stems = batch["vocals"].new_zeros(
-            len(numbers), len(STEMS), batch["vocals"].shape[1], length
-        )
+        first = batch[self.stems[0]]
+        stems = first.new_zeros(len(numbers), len(self.stems), first.shape[1], length)
         for part in self.parts:
             rows = [row for row, n in enumerate(numbers) if self.is_present(part, n)]
             if rows:
                 added = self._part(part, batch, samples, numbers, rows)[..., :length]
-                stem = stems[:, STEMS.index(part.stem)]
+                stem = stems[:, self.stems.index(part.stem)]
                 if len(rows) == len(numbers):
                     stem += added
                 else:
                     stem.index_add_(0, beside(torch.tensor(rows), stems), added)
-        if self.vocals_to_instrumental_db is not None:
-            stems[:, 0] *= self._levelling(stems[:, 0], stems[:, 1], samples)
+        if self.level_db:
+            self._bring_to_levels(stems, samples)
         audible = self._audible(samples)
         if not audible.all():
             stems *= beside(audible, stems)[:, :, None, None]
@@ -326,13 +360,11 @@ class Voxaug(nn.Module):
         return {
             "sample": sample,
             "parts": parts,
-            "vocals_to_instrumental_db": (
-                None
-                if self.vocals_to_instrumental_db is None
-                else float(self._wanted_level_db(samples, self.vocals_to_instrumental_db))
-            ),
+            "level_db": {
+                stem: float(self._wanted_level_db(samples, stem)) for stem in self.level_db
+            },
             "silent_stems": [
-                stem for stem, is_audible in zip(STEMS, audible, strict=True) if not is_audible
+                stem for stem, is_audible in zip(self.stems, audible, strict=True) if not is_audible
             ],
         }
 
@@ -357,7 +389,7 @@ class Voxaug(nn.Module):
             waveform = waveform.index_copy(
                 0,
                 beside(torch.tensor(doubles), waveform),
-                _delayed(batch["vocals"].index_select(0, sources), delays),
+                _delayed(batch[part.stem].index_select(0, sources), delays),
             )
         waveform = self._drawn(part, samples).apply(waveform)
         gain = self._gain(part, samples, numbers)
@@ -376,12 +408,11 @@ class Voxaug(nn.Module):
     def _gain(
         self, part: Part, samples: Int[Tensor, " B"], numbers: list[int]
     ) -> Float[Tensor, " B"]:
-        """Of extra voices their own, of two mixed excerpts what the mixup gives each, else 1."""
-        if part in self.voices:
-            assert self.extra_vocals is not None
+        """Of extra parts their own, of two mixed excerpts what the mixup gives each, else 1."""
+        if self._is_extra(part):
             drawn = uniforms(self.seed, samples, f"augment/gain of {part.name}", 1)[:, 0]
-            return 10 ** (between(drawn, self.extra_vocals.gain_db) / 20)
-        if self.mixup is None or part.stem not in self.mixup.stems:
+            return 10 ** (between(drawn, self.extra[part.stem].gain_db) / 20)
+        if all(partner.stem != part.stem for partner in self.partners):
             return torch.ones(len(numbers))
         share = torch.tensor([self._share_of_first(n) for n in numbers], dtype=torch.float32)
         return 1 - share if part in self.partners else share
@@ -396,62 +427,97 @@ class Voxaug(nn.Module):
         draw = uniform_pair(self.seed, sample, "augment/mixup")[1]
         return float(betaincinv(self.mixup.alpha, self.mixup.alpha, draw))
 
-    def _voice_draw(self, part: Part, sample: int) -> tuple[float, float]:
+    def _is_extra(self, part: Part) -> bool:
+        return part in self.extra_parts.get(part.stem, ())
+
+    def _extra_draw(self, part: Part, sample: int) -> tuple[float, float]:
         return uniform_pair(self.seed, sample, f"has {part.name}")
 
     def _is_double(self, part: Part, sample: int) -> bool:
-        if part not in self.voices or self.extra_vocals is None:
+        if not self._is_extra(part):
             return False
-        return self._voice_draw(part, sample)[1] < self.extra_vocals.same_voice_probability
+        return self._extra_draw(part, sample)[1] < self.extra[part.stem].double_probability
 
     def _delay(self, part: Part, sample: int) -> int:
-        assert self.extra_vocals is not None
         draw = uniform_pair(self.seed, sample, f"delay of {part.name}")[0]
-        return round(between(draw, self.extra_vocals.delay_samples))
+        return round(between(draw, self.extra[part.stem].delay_samples))
 
-    def _wanted_level_db(
-        self, samples: Int[Tensor, " B"], range_db: tuple[float, float]
-    ) -> Float[Tensor, " B"]:
-        return between(uniforms(self.seed, samples, "augment/level", 1)[:, 0], range_db)
+    def _wanted_level_db(self, samples: Int[Tensor, " B"], stem: str) -> Float[Tensor, " B"]:
+        drawn = uniforms(self.seed, samples, "augment/level", len(self.stems))
+        return between(drawn[:, self.counted.index(stem)], self.level_db[stem])
 
-    def _levelling(
-        self,
-        vocals: Float[Tensor, "B C L"],
-        instrumental: Float[Tensor, "B C L"],
-        samples: Int[Tensor, " B"],
-    ) -> Float[Tensor, "B 1 1"]:
-        """The gain of the vocals that brings them to the level that is drawn for the sample."""
-        assert self.vocals_to_instrumental_db is not None
-        wanted_db = beside(self._wanted_level_db(samples, self.vocals_to_instrumental_db), vocals)
-        vocals_rms, instrumental_rms = _rms(vocals), _rms(instrumental)
-        present_db = 20 * (vocals_rms / instrumental_rms).log10()
-        change_db = (wanted_db - present_db).clamp(-MAX_LEVELLING_DB, MAX_LEVELLING_DB)
-        is_silent = torch.minimum(vocals_rms, instrumental_rms) <= SILENCE_RMS
-        return torch.where(is_silent, 1.0, 10 ** (change_db / 20))[:, None, None]
+    def _bring_to_levels(self, stems: Float[Tensor, "B S C L"], samples: Int[Tensor, " B"]) -> None:
+        """Scale the named stems, in place, to the levels that are drawn for the samples."""
+        others = [place for place, stem in enumerate(self.stems) if stem not in self.level_db]
+        others_rms = _rms(stems[:, others].sum(dim=1))
+        for stem in self.level_db:
+            waveform = stems[:, self.stems.index(stem)]
+            wanted_db = beside(self._wanted_level_db(samples, stem), waveform)
+            rms = _rms(waveform)
+            present_db = 20 * (rms / others_rms).log10()
+            change_db = (wanted_db - present_db).clamp(-MAX_LEVELLING_DB, MAX_LEVELLING_DB)
+            is_silent = torch.minimum(rms, others_rms) <= SILENCE_RMS
+            waveform *= torch.where(is_silent, 1.0, 10 ** (change_db / 20))[:, None, None]
 
     def _audible(self, samples: Int[Tensor, " B"]) -> Float[Tensor, "B S"]:
         """0 for a stem that is silent in a sample, else 1: at most one 0 in a row."""
         drawn = uniforms(self.seed, samples, "augment/silence", 2)
-        has_silent_stem = drawn[:, 0] < self.silent_stem_probability
-        has_silent_vocals = ~has_silent_stem & (
-            drawn[:, 0] < self.silent_stem_probability + self.silent_vocals_probability
+        any_one = (drawn[:, 1] * len(self.stems)).long()
+        is_silent = torch.zeros(len(samples), len(self.stems), dtype=torch.bool)
+        for number, stem in enumerate(self.counted):
+            is_silent[:, self.stems.index(stem)] = any_one == number
+        edge = self.silent_stem_probability
+        is_silent &= (drawn[:, 0] < edge)[:, None]
+        for stem in self.counted:
+            if stem in self.silent_probability:
+                begin, edge = edge, edge + self.silent_probability[stem]
+                is_this = (drawn[:, 0] >= begin) & (drawn[:, 0] < edge)
+                is_silent[:, self.stems.index(stem)] |= is_this
+        return (~is_silent).to(torch.float32)
+
+
+def _checked_stems(stems: Sequence[str]) -> tuple[str, ...]:
+    if len(stems) < 2 or len(set(stems)) < len(stems):
+        raise ValueError(
+            f"stems ({list(stems)}) must be two at least, each of another name: a mixture of one "
+            "has nothing to be taken apart"
         )
-        silent_stem = torch.where(has_silent_vocals, 0, (drawn[:, 1] * len(STEMS)).long())
-        is_silent = nn.functional.one_hot(silent_stem, len(STEMS)).bool()
-        return (~(is_silent & (has_silent_stem | has_silent_vocals)[:, None])).to(torch.float32)
+    return tuple(stems)
 
 
-def _voices(extra_vocals: ExtraVocals | None) -> tuple[Part, ...]:
-    if extra_vocals is None or extra_vocals.probability == 0:
+def _check_known(
+    name: str, named: Collection[str], known: Collection[str], stems: Sequence[str]
+) -> None:
+    unknown = [stem for stem in named if stem not in known]
+    if unknown:
+        raise ValueError(
+            f"{name}: {', '.join(unknown)} must be among the stems {list(stems)}: take it out, or "
+            "add it to stems"
+        )
+
+
+def _check_names(parts: Sequence[Part]) -> None:
+    """Refuse stems that are called like a part of another one, or like the sample numbers."""
+    names = [SAMPLE, *(part.name for part in parts)]
+    for part in parts:
+        if names.count(part.name) > 1:
+            raise ValueError(
+                f"stems: {part.name} cannot be a stem, because that is what a sample's numbers or "
+                "another stem's excerpts are called; choose another name"
+            )
+
+
+def _extra_parts(stem: str, extra: ExtraParts) -> tuple[Part, ...]:
+    if extra.probability == 0:
         return ()
-    names = (f"extra_vocals_{number}" for number in range(2, extra_vocals.max_voices + 1))
-    return tuple(Part(name, "vocals") for name in ("extra_vocals", *names))
+    names = (f"extra_{stem}_{number}" for number in range(2, extra.max_parts + 1))
+    return tuple(Part(name, stem) for name in (f"extra_{stem}", *names))
 
 
-def _partners(mixup: Mixup | None) -> tuple[Part, ...]:
+def _partners(mixup: Mixup | None, stems: Sequence[str]) -> tuple[Part, ...]:
     if mixup is None or mixup.probability == 0:
         return ()
-    return tuple(Part(f"mixup_{stem}", stem) for stem in mixup.stems)
+    return tuple(Part(f"mixup_{stem}", stem) for stem in stems)
 
 
 def _delayed(waveform: Float[Tensor, "B C L"], delays: Int[Tensor, " B"]) -> Float[Tensor, "B C L"]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import cast
+from inspect import signature
+from pathlib import Path
+from typing import Any, cast
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +13,7 @@ from frametx.audio.stft import Stft
 from frametx.data.drawn_mixtures import DrawnMixtures
 from frametx.data.library import Library, Root, Weighting
 from frametx.data.library_rules import LibraryRules
+from frametx.data.remote import is_address
 from frametx.data.tracks import EvaluationSet
 from frametx.data.voxaug import Voxaug, VoxaugDataset
 from frametx.training.curriculum import ContextCurriculum
@@ -18,12 +21,10 @@ from frametx.training.datamodule import Crops, SampleSource, StepDataModule
 
 
 class VoxaugDataModule(StepDataModule):
-    """Random vocals over random instrumentals, a new mixture for every sample of every step.
+    """Random excerpts of every stem over each other, a new mixture for every sample of every step.
 
     Args:
-        vocals: isolated voices: a folder or an address, or several; {root: ..., weight: 2} makes
-            one of several likelier (see `Library.open`).
-        instrumental: music without voices, likewise.
+        stems: their names, in order, two at least.
         weighting: what is equally likely: seconds, files, folder or library (see `DrawRules`).
         min_loudness_db: excerpts with a lower RMS (dB relative to full scale) are not drawn; null
             draws all.
@@ -35,15 +36,20 @@ class VoxaugDataModule(StepDataModule):
         held_out: share of the files of each library to hold out where `validation` is null.
         held_out_mixtures: how many mixtures are drawn of them.
         held_out_seconds: length of each.
-        augment: how stems are made of crops.
+        augment: how these stems are made of crops.
+        libraries: a keyword for each stem, its isolated sound: a folder or an address, or several;
+            {root: ..., weight: 2} makes one of several likelier (see `Library.open`). None is not
+            given.
         The rest as for `StepDataModule`.
+
+    Raises:
+        ValueError: if there are not as many libraries as stems, each under the name of one.
     """
 
     def __init__(
         self,
         *,
-        vocals: Root | Sequence[Root],
-        instrumental: Root | Sequence[Root],
+        stems: Sequence[str],
         weighting: Weighting,
         min_loudness_db: float | None,
         pool: Mapping[str, int] | None,
@@ -64,6 +70,7 @@ class VoxaugDataModule(StepDataModule):
         stft: Stft,
         num_workers: int,
         repeat_first_step: bool,
+        **libraries: Root | Sequence[Root] | None,
     ) -> None:
         super().__init__(
             curriculum=curriculum,
@@ -76,7 +83,14 @@ class VoxaugDataModule(StepDataModule):
             cache_dir=cache_dir,
             decode_once=decode_once,
         )
-        self.roots = {"vocals": vocals, "instrumental": instrumental}
+        self.stems = tuple(stems)
+        _check_names(self.stems)
+        self.roots = _libraries_of(self.stems, libraries)
+        if augment.stems != self.stems:
+            raise ValueError(
+                f"augment.stems ({list(augment.stems)}) must be the data's {list(self.stems)}, in "
+                "this order: leave both to stems=..."
+            )
         self.rules = LibraryRules(
             cache_dir=self.cache_dir,
             weighting=weighting,
@@ -91,24 +105,41 @@ class VoxaugDataModule(StepDataModule):
         self.held_out_seconds = held_out_seconds
         self.augment = augment
 
+    @classmethod
+    def of_folder(cls, *, root: str, stems: Sequence[str], **settings: Any) -> "VoxaugDataModule":
+        """A folder or an address that holds a library for each stem, under its name.
+
+        Args:
+            root: holds `root`/<stem> for every stem.
+            stems: their names, in order.
+            settings: all else as for the class. A library in it, under a stem's name, is taken
+                instead of the one in the folder.
+
+        Raises:
+            ValueError: as the class, or if the folder lacks a stem.
+        """
+        _check_names(stems)
+        inside = [stem for stem in stems if settings.get(stem) is None]
+        _check_folder(root, inside, stems)
+        found = {stem: f"{root.rstrip('/')}/{stem}" for stem in inside}
+        return cls(stems=stems, **{**settings, **found})
+
     @property
     def fingerprint(self) -> str:
-        """Of both libraries."""
+        """Of all libraries."""
         return "-".join(library.fingerprint for library in self.libraries.values())
 
     @cached_property
     def libraries(self) -> dict[str, Library]:
         """What is trained on: all files, or those that are not held out."""
-        return {role: parts[0] for role, parts in self._parts.items()}
+        return {stem: parts[0] for stem, parts in self._parts.items()}
 
     def open_validation(self) -> EvaluationSet:
         """The tracks given, else mixtures of the files held out."""
         if self.validation is not None:
             return self.validation
-        held = {role: parts[1] for role, parts in self._parts.items()}
         return DrawnMixtures(
-            vocals=held["vocals"],
-            instrumental=held["instrumental"],
+            libraries={stem: parts[1] for stem, parts in self._parts.items()},
             count=self.held_out_mixtures,
             seconds=self.held_out_seconds,
             seed=self.seed,
@@ -118,25 +149,24 @@ class VoxaugDataModule(StepDataModule):
 
     @cached_property
     def _parts(self) -> dict[str, tuple[Library, Library]]:
-        """By role, what is trained on and what is held out (all of it where tracks are given)."""
+        """By stem, what is trained on and what is held out (all of it where tracks are given)."""
         parts: dict[str, tuple[Library, Library]] = {}
-        for role, roots in self.roots.items():
-            library = self.rules.open(role, roots)
+        for stem, roots in self.roots.items():
+            library = self.rules.open(stem, roots)
             hold = self.validation is None
-            parts[role] = library.split(self.held_out) if hold else (library, library)
+            parts[stem] = library.split(self.held_out) if hold else (library, library)
         return parts
 
     @property
     def num_lost_files(self) -> int:
-        """Of both libraries, in all processes of this machine."""
+        """Of all libraries, in all processes of this machine."""
         source = cast(VoxaugDataset, self.source)
-        return source.vocals.reader.num_lost + source.instrumental.reader.num_lost
+        return sum(reader.num_lost for reader in source.readers.values())
 
     def open_source(self) -> SampleSource:
-        """The crops of both libraries."""
+        """The crops of all libraries."""
         return VoxaugDataset(
-            vocals=self.libraries["vocals"],
-            instrumental=self.libraries["instrumental"],
+            libraries=self.libraries,
             seed=self.seed,
             sample_rate=self.sample_rate,
             num_channels=self.num_channels,
@@ -147,3 +177,61 @@ class VoxaugDataModule(StepDataModule):
     def mix(self, crops: Crops) -> Float[Tensor, "B S C L"]:
         """Transform each stem by itself, on the device."""
         return self.augment(crops)
+
+
+def _check_names(stems: Sequence[str]) -> None:
+    """Refuse stems whose library would have the keyword of a setting."""
+    settings = {"root", *signature(VoxaugDataModule.__init__).parameters}
+    for stem in stems:
+        if stem in settings:
+            raise ValueError(
+                f"stems={list(stems)}: {stem} cannot be a stem here, because data.{stem} is "
+                "something else; choose another name"
+            )
+
+
+def _libraries_of(
+    stems: Sequence[str], libraries: Mapping[str, Root | Sequence[Root] | None]
+) -> dict[str, Root | Sequence[Root]]:
+    """Those that were given, in the order of the stems.
+
+    Raises:
+        ValueError: naming those that are missing, or are of no stem, and how to give them.
+    """
+    given = {name: roots for name, roots in libraries.items() if roots is not None}
+    missing = [stem for stem in stems if stem not in given]
+    superfluous = [f"data.{name}" for name in given if name not in stems]
+    if not missing and not superfluous:
+        return {stem: given[stem] for stem in stems}
+    told = []
+    if missing:
+        names = ", ".join(f"data.{stem}" for stem in missing)
+        plus = "" if missing[0] in libraries else "+"
+        told.append(f"{names} must be given: add {plus}data.{missing[0]}=/my/{missing[0]}")
+    if superfluous:
+        told.append(f"{', '.join(superfluous)} must be one of the stems: take it out")
+    raise ValueError(f"{'; '.join(told)} (stems={list(stems)})")
+
+
+def _check_folder(root: str, wanted: Sequence[str], stems: Sequence[str]) -> None:
+    """See that a folder of libraries holds what is wanted; what lies at an address is not asked.
+
+    Raises:
+        ValueError: naming what it lacks and what it has.
+    """
+    folder = Path(root).expanduser()
+    if is_address(root):
+        return
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise ValueError(
+            f"data.root={root} {problem}; give a folder that holds {', '.join(wanted)}"
+        )
+    missing = [stem for stem in wanted if not (folder / stem).is_dir()]
+    if missing:
+        found = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+        raise ValueError(
+            f"data.root={root} has no folder {', '.join(missing)} for stems={list(stems)}; it "
+            f"holds {', '.join(found) or 'none'}: name its folders in stems=[...], or give another "
+            f"place by data.{missing[0]}=..."
+        )

@@ -15,11 +15,16 @@ PRESETS = sorted((Path(__file__).parents[3] / "conf" / "augment").glob("*.yaml")
 RATE = 44_100
 
 
-def preset(name: str) -> Voxaug:
+def preset(name: str, stems: tuple[str, ...] = ("vocals", "instrumental")) -> Voxaug:
     (path,) = (path for path in PRESETS if path.stem == name)
     voxaug = instantiate(
         OmegaConf.create(
-            {"seed": 5, "audio": {"sample_rate": RATE}, "augment": OmegaConf.load(path)}
+            {
+                "seed": 5,
+                "stems": list(stems),
+                "audio": {"sample_rate": RATE},
+                "augment": OmegaConf.load(path),
+            }
         ).augment
     )
     assert isinstance(voxaug, Voxaug)
@@ -43,15 +48,31 @@ def test_the_presets_that_are_promised_are_there() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", [path.stem for path in PRESETS])
-def test_every_preset_runs_on_a_batch_and_alike_in_any_other(name: str, channels: int) -> None:
-    voxaug = preset(name)
+@pytest.mark.parametrize(
+    "stems", [("vocals", "instrumental"), ("drums", "vocals", "other"), ("voice", "noise")]
+)
+def test_every_preset_runs_on_a_batch_and_alike_in_any_other(
+    stems: tuple[str, ...], name: str, channels: int
+) -> None:
+    voxaug = preset(name, stems)
     assert voxaug.seed == 5
     batch = noise_batch(voxaug, 3, 6_000, channels=channels)
-    stems = voxaug(batch)
-    assert stems.shape == (3, 2, channels, 6_000)
-    assert stems.isfinite().all()
+    made = voxaug(batch)
+    assert made.shape == (3, len(stems), channels, 6_000)
+    assert made.isfinite().all()
     alone = voxaug({key: values[1:2] for key, values in batch.items()})
-    torch.testing.assert_close(alone[0], stems[1], atol=5e-5, rtol=0)
+    torch.testing.assert_close(alone[0], made[1], atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in PRESETS])
+def test_a_preset_does_to_further_stems_what_it_does_to_the_instrumental(name: str) -> None:
+    pair, three = preset(name), preset(name, ("vocals", "instrumental", "drums"))
+    for voxaug in (pair, three):  # both look at all stems of a sample
+        voxaug.silent_stem_probability, voxaug.max_peak = 0.0, None
+    batch = noise_batch(three, 32, 3_000)
+    assert torch.equal(pair(batch), three(batch)[:, :2])
+    assert three.transforms["drums"] == three.transforms["instrumental"]
+    assert pair.extra == three.extra
 
 
 def test_the_roformer_preset_is_a_gain_and_silence_and_nothing_else() -> None:
