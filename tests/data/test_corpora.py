@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 import soundfile
 
-from frametx.data.corpora import speakers
+from frametx.data.corpora import joining
 from frametx.data.corpora.__main__ import main, parse
 from frametx.data.corpora.build import build_package, built_files, built_version
-from frametx.data.corpora.catalogue import CATALOGUE, MUSIC, VOICES, Music, Speaker, Voices
-from frametx.data.corpora.demo import HELD_OUT_LANGUAGE, HELD_OUT_SONG
+from frametx.data.corpora.catalogue import (
+    CATALOGUE,
+    MUSIC,
+    NOISE,
+    VOICES,
+    Entry,
+    Music,
+    Noise,
+    Speaker,
+    Voices,
+)
+from frametx.data.corpora.demo import HELD_OUT_LANGUAGE, HELD_OUT_SONG, NOISES, build_noises
 from frametx.data.corpora.music import read_record
+from frametx.data.corpora.noise import faded, read_noise
 from frametx.data.corpora.packages import PackageError, package_version, unpack
 from frametx.data.corpora.plan import Plan, check_space
 from frametx.data.corpora.prompts import spoken_prompts
@@ -158,7 +169,7 @@ def two_speakers(cache: Path) -> Voices:
     )
 
 
-def build(entry: Music | Voices, tmp_path: Path) -> list[tuple[int, int]]:
+def build(entry: Entry, tmp_path: Path) -> list[tuple[int, int]]:
     steps: list[tuple[int, int]] = []
     build_package(
         entry,
@@ -172,7 +183,7 @@ def build(entry: Music | Voices, tmp_path: Path) -> list[tuple[int, int]]:
 def test_speakers_are_kept_apart_and_their_files_fill_up_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speakers, "FILE_SECONDS", 4.0)
+    monkeypatch.setattr(joining, "FILE_SECONDS", 4.0)
     entry = two_speakers(tmp_path / "cache")
     steps = build(entry, tmp_path)
     assert steps == [(done, 21) for done in range(1, 22)]
@@ -193,7 +204,7 @@ def test_speakers_are_kept_apart_and_their_files_fill_up_in_turn(
 def test_a_second_run_writes_only_what_is_missing_and_writes_it_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speakers, "FILE_SECONDS", 4.0)
+    monkeypatch.setattr(joining, "FILE_SECONDS", 4.0)
     entry = two_speakers(tmp_path / "cache")
     build(entry, tmp_path)
     output = tmp_path / "out"
@@ -263,6 +274,83 @@ def test_prompts_leave_out_tones_and_if_wished_single_words(tmp_path: Path) -> N
     assert [path.stem for path in prose] == ["pause", "hello"]
     words = spoken_prompts(tmp_path, with_single_words=True)
     assert {path.parent.name for path in words} == {"dictate", "digits", tmp_path.name}
+
+
+def crackle(seconds: float, amplitude: float = 0.1) -> np.ndarray:
+    noise = np.random.default_rng(0).standard_normal(round(seconds * RATE))
+    return (amplitude * noise).astype(np.float32)
+
+
+def test_noises_become_one_file_at_one_level_without_the_clipped_and_the_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_package(
+        tmp_path / "cache",
+        "weather",
+        {
+            "rain/loud.wav": crackle(1, amplitude=0.2),
+            "rain/soft.wav": np.stack([crackle(1, amplitude=0.002)] * 2, axis=1),
+            "rain/clipped.wav": np.clip(crackle(1, amplitude=2), -1, 1),
+            "rain/nothing.wav": silence(1),
+            "music/theme.wav": tone(300, 5),
+        },
+    )
+    entry = Noise(package="weather", split="validation", licence="", author="", disk_mb=1)
+    monkeypatch.setattr(Noise, "clips", property(lambda self: ("rain/*.wav", "rain/loud.wav")))
+    assert build(entry, tmp_path) == [(done, 4) for done in range(1, 5)]
+    (path,) = (tmp_path / "out").rglob("*.flac")
+    assert path.relative_to(tmp_path / "out").as_posix() == "validation/noise/weather_01.flac"
+    samples, sample_rate = soundfile.read(path, dtype="float32")
+    assert (samples.ndim, sample_rate) == (1, 44_100)
+    assert 2 <= len(samples) / sample_rate <= 2 + 2 * 0.3 + 0.1  # two of a second, their silences
+    half = samples[: sample_rate // 2], samples[round(1.4 * sample_rate) :][: sample_rate // 2]
+    assert [active_level_dbfs(part, sample_rate) for part in half] == pytest.approx(
+        [-20, -20], abs=0.5
+    )
+    assert built_version("weather", tmp_path / "out") == "1:2.3-4"
+
+
+def test_a_noise_is_cut_keeps_its_rumble_and_begins_and_ends_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "engine.wav"
+    soundfile.write(path, tone(40, 3), RATE)
+    noise = read_noise(path, RATE, longest_seconds=1.5)
+    assert noise is not None
+    assert len(noise) == pytest.approx(1.5 * RATE, abs=RATE // 50)
+    assert active_level_dbfs(noise[RATE // 4 : -RATE // 4], RATE) == pytest.approx(-20, abs=0.3)
+    assert loudest_hz(noise) == pytest.approx(40, abs=1)
+    assert noise[0] == noise[-1] == 0
+    np.testing.assert_array_equal(faded(noise[:1], RATE), noise[:1])
+
+
+def test_a_noise_that_another_version_lacks_is_named(tmp_path: Path) -> None:
+    make_package(tmp_path / "cache", "flare-game", {"environment/rain.ogg": tone(300, 1)})
+    (entry,) = (noise for noise in NOISE if noise.package == "flare-game")
+    with pytest.raises(PackageError, match=r"flare-game: no file is called environment/anvil_loop"):
+        build(entry, tmp_path)
+
+
+def test_noises_of_the_demo_are_built_with_their_licences(tmp_path: Path) -> None:
+    for package in {noise.package for noise in NOISES}:
+        patterns = [p for noise in NOISES if noise.package == package for p in noise.patterns]
+        names = [pattern.replace("*", "1").replace("?", "1") for pattern in patterns]
+        make_package(tmp_path / "cache", package, dict.fromkeys(names, crackle(0.2)))
+    build_noises(tmp_path / "demo", tmp_path / "cache")
+    for noise in NOISES:
+        samples, sample_rate = soundfile.read(tmp_path / "demo" / noise.path)
+        assert sample_rate == 16_000
+        assert 0.2 <= len(samples) / sample_rate / len(noise.patterns) <= 0.5
+        assert (tmp_path / "demo" / "LICENSES" / f"{noise.package}.txt").is_file()
+
+
+def test_noises_of_one_package_are_on_one_side_in_the_corpora_and_in_the_demo() -> None:
+    sides = {noise.package: noise.split for noise in NOISE}
+    assert len(sides) == len(NOISE)
+    assert set(sides.values()) == {"train", "validation"}
+    for noise in NOISES:
+        assert sides[noise.package] == noise.split, noise.name
+    for noise in NOISE:
+        assert noise.clips, noise.package
+        assert len(set(noise.clips)) == len(noise.clips), noise.package
 
 
 def test_no_package_of_music_and_no_speaker_is_in_both_splits() -> None:
@@ -408,16 +496,21 @@ def test_without_apt_get_one_line_says_how_to_train_all_the_same(tmp_path: Path)
 
 @pytest.mark.skipif(not DEMO.is_dir(), reason="a source distribution carries no audio")
 def test_the_demo_is_small_aligned_neither_silent_nor_clipped_and_credited() -> None:
-    assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) < 12e6
+    assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) < 13e6
     readme = (DEMO / "README.md").read_text()
     paths = sorted(DEMO.rglob("*.ogg"))
-    assert len(paths) == 3 + 4 + 4 * 2
+    assert len(paths) == 3 + 4 + 4 * 2 + len(NOISES)
     for path in paths:
         samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
         assert 0.05 < np.sqrt(np.square(samples).mean()) < 0.3, path
         assert np.abs(samples).max() < 0.99, path
         assert path.parent.parent.name == "validation" or path.stem in readme, path
-    for track in sorted((DEMO / "validation").iterdir()):
+    for noise in NOISES:
+        assert f"`{noise.path.as_posix()}`" in readme
+        assert f"{noise.package} " in readme
+        assert (DEMO / "LICENSES" / f"{noise.package}.txt").is_file()
+        assert soundfile.info(DEMO / noise.path).samplerate == 16_000
+    for track in sorted((DEMO / "validation").glob("war_of_freedom_?")):
         vocals, instrumental = (
             soundfile.read(track / f"{stem}.ogg", dtype="float32", always_2d=True)
             for stem in ("vocals", "instrumental")

@@ -1,9 +1,9 @@
 """Real recordings to train on, built from Debian packages: `python -m frametx.data.corpora`.
 
-catalogue   which packages hold music and which hold voices, with their licences and their split
+catalogue   which packages hold music, voices or noises, with their licences and their split
 plan        what there is to do, its size, and whether the disk has room
 packages    download and unpack a package without installing it
-build       one package -> finished files: music copies tracks, speakers joins clips
+build       one package -> finished files: music copies tracks, speakers and noise join clips
 voices      pure functions on clips of speech: trim, level, join with gaps
 prompts     clips in G.722, decoded by ffmpeg
 writing     files that exist only when they are complete

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from frametx.data.corpora.build import build_package, built_version
-from frametx.data.corpora.catalogue import CATALOGUE, Music, Voices
+from frametx.data.corpora.catalogue import CATALOGUE, Entry
 from frametx.data.corpora.credits import write_credits
 from frametx.data.corpora.demo import build_demo
 from frametx.data.corpora.packages import PackageError, require_debian
@@ -19,8 +19,8 @@ from frametx.data.corpora.prompts import have_ffmpeg
 USAGE = """\
 usage: python -m frametx.data.corpora [demo] [output=FOLDER] [only=PACKAGE,...] [cache=FOLDER]
 
-Fetch Debian packages with real music and voices, install none of them, and build
-train/ and validation/, each with vocals/ and instrumental/. What is finished is kept.
+Fetch Debian packages with real music, voices and noises, install none of them, and build
+train/ and validation/, each with vocals/, instrumental/ and noise/. What is finished is kept.
 
   output=FOLDER  where to build (data/corpora)
   only=...       some of the packages instead of all
@@ -40,7 +40,7 @@ class Request:
     is_demo: bool
     output: Path
     cache: Path
-    entries: tuple[Music | Voices, ...]
+    entries: tuple[Entry, ...]
 
 
 def parse(arguments: Sequence[str]) -> Request:

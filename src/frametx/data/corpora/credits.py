@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from frametx.data.corpora.build import built_files, built_version
-from frametx.data.corpora.catalogue import CATALOGUE, Music
+from frametx.data.corpora.catalogue import CATALOGUE, Music, Noise
 
 INTRODUCTION = """\
 # Credits
@@ -26,6 +26,11 @@ to -20 dBFS (RMS over the 20 ms frames within 30 dB of the loudest), shuffled, j
 of 0.1 to 0.6 s, and cut into files of ten minutes. Clips shorter than a quarter of a second, and
 clips with more than 0.1 % of their samples at full scale, were left out.
 
+Noises were cut to their first minute, folded to mono, resampled to 44.1 kHz, trimmed of silence at
+both ends, set to the same level, faded over 10 ms, shuffled, joined with silences of up to 0.3 s,
+and cut into files of ten minutes. Those with more than 0.1 % of their samples at full scale were
+left out. Some were recorded at 22 or 24 kHz and have nothing above 11 or 12 kHz.
+
 ## Before training
 
 - The voices speak; there is no singing here. Voice and music are paired by chance, with no
@@ -33,8 +38,8 @@ clips with more than 0.1 % of their samples at full scale, were left out.
 - The festvox, fillets and asterisk voices are sampled at 16 or 22 kHz. Alone at 44.1 kHz they
   teach that voices have no treble: give the tuxpaint ones (44.1 kHz) weight, or limit the band of
   the loss.
-- Composers and speakers of validation/ are found nowhere in train/; the song and the speaker that
-  data/demo validates on are left out of it too.
+- Composers, speakers and noises' packages of validation/ are found nowhere in train/; the song and
+  the speaker that data/demo validates on are left out of it too.
 - Licences differ from file to file. Mix while training; do not publish mixtures of GPL voices with
   Creative Commons music.
 """
@@ -49,6 +54,8 @@ def write_credits(output: Path) -> Path:
             continue
         if isinstance(entry, Music):
             files = f"{entry.split}/instrumental/{entry.package}/"
+        elif isinstance(entry, Noise):
+            files = f"{entry.split}/noise/{entry.package}_*.flac"
         else:
             written = {path.name for path in built_files(entry.package, output)}
             files = ", ".join(

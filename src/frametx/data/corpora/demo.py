@@ -1,9 +1,10 @@
-"""The small library in data/demo: a musician's rock songs and telephone prompts, freely licensed.
+"""The small library in data/demo: rock songs, telephone prompts and noises, freely licensed.
 
-One song and one speaker are held out for validation. Every file holds work of one author under
-one licence; voice and music meet only in memory.
+One song, one speaker and the noises of two packages are held out for validation. Every file holds
+work of one package under one licence; voices, music and noises meet only in memory.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import soxr
 from jaxtyping import Float32
 
 from frametx.data.corpora.music import read_record
+from frametx.data.corpora.noise import GAP_SECONDS, read_noise, recordings
 from frametx.data.corpora.packages import copyright_text, unpack
 from frametx.data.corpora.prompts import SAMPLE_RATE, read_prompt, spoken_prompts
 from frametx.data.corpora.voices import (
@@ -34,11 +36,128 @@ VOICE_SECONDS = 240.0
 VOICE_DBFS = -20.0
 EXCERPT_STARTS_SECONDS = (8.0, 48.0, 88.0, 128.0)
 EXCERPT_SECONDS = 28.0
+NOISE_RATE = 16_000
 SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoNoise:
+    """A file of noises of one package and one licence."""
+
+    name: str
+    split: str
+    package: str
+    patterns: tuple[str, ...]
+    longest_seconds: float  # of a recording
+
+    @property
+    def path(self) -> Path:
+        """Where it lies in the demo."""
+        return Path(self.split) / "noise" / f"{self.name}.ogg"
+
+
+NOISES = (
+    DemoNoise(
+        name="megaglest",
+        split="train",
+        package="megaglest-data",
+        patterns=(
+            *(
+                "autumn/sounds/nightime.ogg",
+                "autumn/sounds/rain.ogg",
+                "autumn/sounds/sunny_day.ogg",
+            ),
+            *("birch_forest/sounds/day.ogg", "birch_forest/sounds/rain.ogg"),
+            *("dark_forest/sounds/day.ogg", "dark_forest/sounds/night.ogg"),
+            *("dark_forest/sounds/rain.ogg", "desert2/sounds/day.ogg", "desert2/sounds/night.ogg"),
+            *("fernland/sounds/day.ogg", "mediterran/sounds/night.ogg", "winter/sounds/wind.ogg"),
+        ),
+        longest_seconds=8.0,
+    ),
+    DemoNoise(
+        name="ufoai",
+        split="train",
+        package="ufoai-sound",
+        patterns=(  # those under CC-BY-SA-3.0
+            *("ambience/alien-device.ogg", "ambience/alien-ventilation.ogg"),
+            *("ambience/arcticwind.ogg", "ambience/fire.ogg", "ambience/fire0?.ogg"),
+            *("ambience/smallfire.ogg", "ambience/thunder1.ogg", "ambience/tv_static.ogg"),
+            *("ambience/water0?.ogg", "ambience/waterfontain.ogg", "ambience/wind_turbine.ogg"),
+            *("ugv/diesel-*.ogg", "ugv/hover-*.ogg"),
+        ),
+        longest_seconds=6.0,
+    ),
+    DemoNoise(
+        name="minetest_water",
+        split="train",
+        package="minetest-data",
+        patterns=("env_sounds_*.ogg", "default_furnace_active.ogg"),
+        longest_seconds=6.0,
+    ),
+    DemoNoise(
+        name="minetest_fire",
+        split="train",
+        package="minetest-data",
+        patterns=(
+            *("fire_fire.*.ogg", "fire_large.ogg", "fire_small.ogg"),
+            "default_water_footstep.*.ogg",
+        ),
+        longest_seconds=6.0,
+    ),
+    DemoNoise(
+        name="flare",
+        split="validation",
+        package="flare-game",
+        patterns=(
+            *("environment/anvil_loop.ogg", "environment/bird_twitter_loop.ogg"),
+            *("environment/cave_wind_loop.ogg", "environment/falling_rocks.ogg"),
+            *("environment/open_fire.ogg", "environment/rain.ogg", "environment/river_loop.ogg"),
+            *("environment/stairs.ogg", "environment/stone_open.ogg", "environment/wind_loop.ogg"),
+        ),
+        longest_seconds=12.0,
+    ),
+    DemoNoise(
+        name="unknown_horizons",
+        split="validation",
+        package="unknown-horizons",
+        patterns=(
+            *("sounds/lumberjack.ogg", "sounds/main_square.ogg", "sounds/sheepfield.ogg"),
+            *("sounds/smith.ogg", "sounds/stonemason.ogg", "sounds/warehouse.ogg"),
+            "sounds/windmill.ogg",
+        ),
+        longest_seconds=12.0,
+    ),
+)
 
 
 def build_demo(output: Path, cache: Path) -> None:
     """Write train/, validation/ and LICENSES/ below `output`, over what is there."""
+    _build_songs_and_voices(output, cache)
+    build_noises(output, cache)
+
+
+def build_noises(output: Path, cache: Path) -> None:
+    """Write the files of noises and their licences below `output`, over what is there."""
+    for noise in NOISES:
+        folder = unpack(noise.package, cache)
+        paths = recordings(folder, noise.patterns)
+        rng = np.random.default_rng(SEED)
+        read = (
+            read_noise(paths[number], NOISE_RATE, longest_seconds=noise.longest_seconds)
+            for number in rng.permutation(len(paths))
+        )
+        clips = [clip for clip in read if clip is not None]
+        shortest, longest = GAP_SECONDS
+        gaps = draw_gaps(
+            len(clips), NOISE_RATE, rng, shortest_seconds=shortest, longest_seconds=longest
+        )
+        # Vorbis overshoots the crackle of a fire by a quarter.
+        joined = np.float32(0.75) * join_with_gaps(clips, gaps)
+        write_whole(output / noise.path, joined, NOISE_RATE, compression=0.9)
+        _write_licence(output, noise.package, folder)
+
+
+def _build_songs_and_voices(output: Path, cache: Path) -> None:
     songs = unpack(SONGS_PACKAGE, cache)
     rng = np.random.default_rng(SEED)
     for title, seconds in TRAINING_SONGS.items():
@@ -52,12 +171,15 @@ def build_demo(output: Path, cache: Path) -> None:
         path = output / "train" / "vocals" / f"asterisk_{language}.ogg"
         write_whole(path, voice, SAMPLE_RATE, compression=0.9)
     _build_validation(output / "validation", songs, cache, rng)
-    licenses = output / "LICENSES"
-    licenses.mkdir(parents=True, exist_ok=True)
-    (licenses / f"{SONGS_PACKAGE}.txt").write_text(copyright_text(songs))
-    (licenses / "asterisk-core-sounds.txt").write_text(
-        copyright_text(cache / PROMPTS_PACKAGE.format(language=HELD_OUT_LANGUAGE))
-    )
+    _write_licence(output, SONGS_PACKAGE, songs)
+    held_out = cache / PROMPTS_PACKAGE.format(language=HELD_OUT_LANGUAGE)
+    _write_licence(output, "asterisk-core-sounds", held_out)
+
+
+def _write_licence(output: Path, name: str, package: Path) -> None:
+    path = output / "LICENSES" / f"{name}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(copyright_text(package), encoding="utf-8")
 
 
 def read_prose(folder: Path, rng: np.random.Generator) -> list[Float32[np.ndarray, " _"]]:

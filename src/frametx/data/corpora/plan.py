@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from frametx.data.corpora.build import built_version
-from frametx.data.corpora.catalogue import Music, Voices
+from frametx.data.corpora.catalogue import Entry, Music, Noise, Voices
 from frametx.data.corpora.packages import PackageError, download_bytes, package_folder
 from frametx.data.corpora.prompts import have_ffmpeg
 
@@ -17,18 +17,18 @@ from frametx.data.corpora.prompts import have_ffmpeg
 class Plan:
     """Packages to build with the bytes each has to download, and those that cannot be built."""
 
-    downloads: dict[Music | Voices, int]
-    finished: tuple[Music | Voices, ...]
-    mute: tuple[Music | Voices, ...]  # need ffmpeg, which is not here
+    downloads: dict[Entry, int]
+    finished: tuple[Entry, ...]
+    mute: tuple[Entry, ...]  # need ffmpeg, which is not here
     failures: tuple[str, ...]
 
     @classmethod
-    def make(cls, entries: Sequence[Music | Voices], *, output: Path, cache: Path) -> "Plan":
+    def make(cls, entries: Sequence[Entry], *, output: Path, cache: Path) -> "Plan":
         """Look at what is finished, what is unpacked, and what the package index says."""
         finished = [entry for entry in entries if built_version(entry.package, output) is not None]
         to_build = [entry for entry in entries if entry not in finished]
         mute = [entry for entry in to_build if _needs_ffmpeg(entry) and not have_ffmpeg()]
-        downloads: dict[Music | Voices, int] = {}
+        downloads: dict[Entry, int] = {}
         failures = []
         for entry in to_build:
             if entry in mute:
@@ -80,9 +80,11 @@ def check_space(needed_mb: float, folders: Sequence[Path]) -> None:
             )
 
 
-def _kind(entry: Music | Voices) -> str:
+def _kind(entry: Entry) -> str:
+    if isinstance(entry, Noise):
+        return "noise"
     return "music" if isinstance(entry, Music) else "voices"
 
 
-def _needs_ffmpeg(entry: Music | Voices) -> bool:
+def _needs_ffmpeg(entry: Entry) -> bool:
     return isinstance(entry, Voices) and entry.needs_ffmpeg

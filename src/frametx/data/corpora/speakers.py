@@ -1,6 +1,5 @@
 """One person's short clips become files of about ten minutes."""
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,52 +9,31 @@ import soxr
 from jaxtyping import Float32
 
 from frametx.data.corpora.catalogue import Speaker
+from frametx.data.corpora.joining import join_clips
 from frametx.data.corpora.prompts import SAMPLE_RATE, read_prompt, spoken_prompts
 from frametx.data.corpora.voices import (
-    draw_gaps,
     fold_to_mono,
     is_clipped,
-    join_with_gaps,
     normalise_level,
     remove_rumble,
     trim_silence,
 )
-from frametx.data.corpora.writing import write_whole
 
-FILE_SECONDS = 600.0
 LEVEL_DBFS = -20.0
 SHORTEST_CLIP_SECONDS = 0.25
+GAP_SECONDS = (0.1, 0.6)
 
 
 def build_speaker(speaker: Speaker, folder: Path, output: Path) -> Iterator[Path | None]:
-    """Write a speaker's files; yields after every clip, with a path when a file has become whole.
-
-    Clips come in an order, and gaps in lengths, that depend on the speaker's name alone. A second
-    run therefore makes the same files, and writes only those that are missing.
-    """
-    rng = np.random.default_rng(zlib.crc32(speaker.name.encode()))
-    paths = clip_paths(speaker, folder)
-    # Shuffled, or else all of one scene or one subject would share a file.
-    paths = [paths[number] for number in rng.permutation(len(paths))]
-    gaps = draw_gaps(len(paths), speaker.sample_rate, rng)
-    parts: list[Float32[np.ndarray, " _"]] = []
-    number = 0
-    for path, gap in zip(paths, gaps, strict=True):
-        clip = clean_clip(*read_clip(path), speaker.sample_rate)
-        if clip is not None:
-            parts.append(join_with_gaps([clip], [gap]))
-        is_last = path == paths[-1]
-        long_enough = sum(map(len, parts)) >= FILE_SECONDS * speaker.sample_rate
-        if parts and (long_enough or is_last):
-            number += 1
-            name = f"{speaker.name}_{number:02d}.flac"
-            whole = output / speaker.split / "vocals" / name
-            if not whole.exists():
-                write_whole(whole, np.concatenate(parts), speaker.sample_rate)
-            parts = []
-            yield whole
-        else:
-            yield None
+    """Write a speaker's files, as `join_clips` does."""
+    yield from join_clips(
+        clip_paths(speaker, folder),
+        lambda path: clean_clip(*read_clip(path), speaker.sample_rate),
+        name=speaker.name,
+        folder=output / speaker.split / "vocals",
+        sample_rate=speaker.sample_rate,
+        gap_seconds=GAP_SECONDS,
+    )
 
 
 def clip_paths(speaker: Speaker, folder: Path) -> list[Path]:
