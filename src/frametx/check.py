@@ -215,8 +215,7 @@ def all_parts(data: StepDataModule, test: EvaluationSet | None) -> list[Part]:
             for role, library in data.libraries.items()
         ]
     elif isinstance(data, TracksDataModule):
-        trained = Tracks(data.root / "train", stems=data.stems)
-        parts = parts_of_set(TRAIN, trained, data)
+        parts = parts_of_set(TRAIN, data.training_tracks, data)
     else:
         raise ValueError(f"{type(data).__name__} is no data whose files could be checked")
     parts += parts_of_set("validation", data.validation_set, data)
@@ -236,14 +235,16 @@ def parts_of_set(split: str, tracks: EvaluationSet, data: StepDataModule) -> lis
         raise ValueError(f"{split}: {type(tracks).__name__} has no files that could be checked")
     library = Library.open(tracks.folders, role=split, cache_dir=data.cache_dir)
     stems: dict[Path, list[str]] = {}
-    for sources in tracks.sources:
+    names: dict[Path, str] = {}
+    for name, sources in zip(tracks.names, tracks.sources, strict=True):
         for stem, part in zip(tracks.stems, sources, strict=True):
             for info in part:
                 stems.setdefault(info.path.absolute(), []).append(stem)
+                names[info.path.absolute()] = f"{below_part(name)}/{info.path.name}"
 
     def named(file: Any) -> Any:
-        """By its path below the root, so that the track's folder tells the artist."""
-        return dataclasses.replace(file, name=below(file.path, tracks.root))
+        """By its track, so that the track's folder tells the artist."""
+        return dataclasses.replace(file, name=names[file.path])
 
     return [
         Part(
@@ -256,11 +257,10 @@ def parts_of_set(split: str, tracks: EvaluationSet, data: StepDataModule) -> lis
     ]
 
 
-def below(path: Path, root: Path) -> str:
-    """A path relative to the root of tracks, or to the held-out part of it if it is divided."""
-    relative = path.relative_to(root.absolute())
-    is_divided = relative.parts[0] in HELD_OUT_FOLDERS and (root / "train").is_dir()
-    return Path(*relative.parts[1:] if is_divided else relative.parts).as_posix()
+def below_part(track: str) -> str:
+    """A track's name without train/, test/ or whatever part of the root it lies in."""
+    part, _, name = track.partition("/")
+    return name if name and part in (TRAIN, *HELD_OUT_FOLDERS) else track
 
 
 def rejected_chunks(data: VoxaugDataModule, role: str) -> tuple[Any, ...]:
