@@ -49,8 +49,8 @@ from frametx.to_files import FileOptions, FileReport, separate_song
 
 DEFECT_CHARACTERS = 300  # of the reason when it is a defect of ours: some messages are pages
 NOT_ADDING_UP = (
-    "the stems do not add up to the song, and nothing above the model's band is in them: each is "
-    "what the model gives (remainder=<stem> makes that one the rest)"
+    "the stems do not add up to the song: each is what the model gives of it "
+    "(remainder=<stem> makes that one the rest)"
 )
 SECONDS_BEFORE_ESTIMATE = 5.0  # of work, before the time of all is worth a guess
 
