@@ -30,6 +30,7 @@ from frametx.app_sessions import (
     progress_html,
     results_html,
     separated,
+    stems_of,
 )
 from frametx.app_studio import (
     Choice,
@@ -279,6 +280,24 @@ def test_models_are_described_and_those_that_do_not_fit_are_told_before(studio: 
     assert "an ensemble needs members with the same stems" in other
     assert 'role="alert"' in other
     assert "load the page again" in described(studio, ["../../secret.ckpt"])
+
+
+def test_the_stems_to_choose_from_are_those_of_the_models(studio: Studio) -> None:
+    assert stems_of(studio, ["drums.ckpt"]) == ("drums", "other")
+    together = ["a/last.ckpt", "b/last.safetensors"]
+    assert stems_of(studio, together) == ("vocals", "instrumental")
+    for nothing in ([], ["a/last.ckpt", "drums.ckpt"], ["../../secret.ckpt"]):
+        assert stems_of(studio, nothing) == ()
+
+
+def test_only_the_stems_that_are_picked_are_kept_and_shown(studio: Studio, tmp_path: Path) -> None:
+    song = write_song(tmp_path / "song.wav")
+    choice = Choice(song=song, names=["drums.ckpt"], stems=["drums"])
+    _, done = run(studio, choice)
+    assert list(done.stems) == ["drums"]
+    kept = sorted(path.name for path in done.picture.parent.iterdir())
+    assert kept == ["song - drums.wav", "spectrograms.png"]
+    assert "Spectrograms of the mixture, drums:" in results_html(done)
 
 
 def test_models_are_kept_until_others_are_used_or_their_file_changes(
@@ -680,8 +699,16 @@ def test_a_person_takes_a_song_apart_in_a_browser(
         assert not page.get_by_label("How the models are combined").is_visible()
         picked.press_sequentially("b/last")
         picked.press("Enter")
-        page.get_by_label("How the models are combined").wait_for()
+        combined = page.get_by_label("How the models are combined")
+        combined.wait_for()
         page.keyboard.press("Escape")
+        weights = page.get_by_label("Weights of the models, in their order")
+        assert not weights.is_visible()
+        combined.click()
+        page.get_by_role("option", name="minimum of vocals").wait_for()
+        page.get_by_role("option", name="weighted mean").click()
+        weights.wait_for()
+        weights.fill("1, 3")
         unlabelled = page.evaluate(
             """() => [...document.querySelectorAll('input:not([type=file]), audio, textarea')]
                 .filter(control => !control.labels?.length && !control.ariaLabel).length"""
@@ -700,7 +727,12 @@ def test_a_person_takes_a_song_apart_in_a_browser(
         page.wait_for_function("() => document.querySelector('#separate').disabled === false")
         page.screenshot(path=tmp_path / "done.png", full_page=True)
         said = status.inner_text()
-        for words in ("Done: My song.wav", "Identity + Conv2d (mean)", "cpu", "real-time factor"):
+        for words in (
+            "Done: My song.wav",
+            "Identity + Conv2d (weighted)",
+            "cpu",
+            "real-time factor",
+        ):
             assert words in said
         total = 0
         for link in page.get_by_role("link", name="Download My song").all():
@@ -736,8 +768,10 @@ def test_a_person_takes_a_song_apart_in_a_browser(
         upload(song)
         page.get_by_label("fast").check()
         page.get_by_label("mp3").check()
+        page.locator("#stems").get_by_label("instrumental").uncheck()
         separate.click()
         page.get_by_role("link", name="vocals.mp3").wait_for()
+        assert page.locator("#results audio").count() == 1
         folders = list((tmp_path / "temporary").glob("frametx-*/stems/*"))
         assert [folder.name for folder in folders] == ["My song"]
         page.close()
