@@ -30,10 +30,20 @@ from frametx.config import hydra_main
 from frametx.data.drawn_mixtures import DrawnMixtures
 from frametx.data.exclusion import list_line, write_list
 from frametx.data.files import AudioFile
-from frametx.data.findings import KINDS, TRAIN, Finding, Limits, Part, find_all, group_of
+from frametx.data.findings import (
+    KINDS,
+    SPEAKERS,
+    TRAIN,
+    Finding,
+    Limits,
+    Part,
+    find_all,
+    group_of,
+)
 from frametx.data.library import Library
 from frametx.data.npz import rejected_songs
 from frametx.data.preview import write_preview
+from frametx.data.speakers import AnyOrder, DrawnSpeakers, speaker_of
 from frametx.data.survey import Facts, FactsCache, survey
 from frametx.data.survey_picture import (
     hours_by_folder,
@@ -46,6 +56,7 @@ from frametx.execution import choose_device
 from frametx.screening import Verdict, screen_file, unwanted_stems
 from frametx.separator import Separator
 from frametx.training.datamodule import StepDataModule
+from frametx.training.speakers import SpeakersDataModule
 from frametx.training.tracks import TracksDataModule
 from frametx.training.voxaug import VoxaugDataModule
 
@@ -216,6 +227,8 @@ def all_parts(data: StepDataModule, test: EvaluationSet | None) -> list[Part]:
         ]
     elif isinstance(data, TracksDataModule):
         parts = parts_of_set(TRAIN, data.training_tracks, data)
+    elif isinstance(data, SpeakersDataModule):
+        parts = [Part(TRAIN, SPEAKERS, data.library.files, data.library.rejected)]
     else:
         raise ValueError(f"{type(data).__name__} is no data whose files could be checked")
     parts += parts_of_set("validation", data.validation_set, data)
@@ -231,6 +244,11 @@ def parts_of_set(split: str, tracks: EvaluationSet, data: StepDataModule) -> lis
             Part(split, stem, library.files, library.rejected)
             for stem, library in tracks.libraries.items()
         ]
+    if isinstance(tracks, DrawnSpeakers):
+        library = tracks.crops.reader.library
+        return [Part(split, SPEAKERS, library.files, library.rejected)]
+    if isinstance(tracks, AnyOrder):
+        return [voices_of(split, parts_of_set(split, tracks.tracks, data))]
     if not isinstance(tracks, Tracks):
         raise ValueError(f"{split}: {type(tracks).__name__} has no files that could be checked")
     library = Library.open(tracks.folders, role=split, cache_dir=data.cache_dir)
@@ -255,6 +273,31 @@ def parts_of_set(split: str, tracks: EvaluationSet, data: StepDataModule) -> lis
         )
         for role in tracks.stems
     ]
+
+
+def voices_of(split: str, parts: Sequence[Part]) -> Part:
+    """The stems of mixtures that were made of speakers, as one library of voices.
+
+    Their folders are mixtures and tell no speaker, so names without a folder stand for them.
+    """
+
+    def without_folder(file: Any) -> Any:
+        return dataclasses.replace(file, name=file.name.replace("/", " "))
+
+    return Part(
+        split,
+        SPEAKERS,
+        tuple(without_folder(file) for part in parts for file in part.files),
+        tuple(without_folder(file) for part in parts for file in part.rejected),
+        repeats=True,
+    )
+
+
+def speakers_in(part: Part) -> set[object]:
+    """Who is told apart in a part by its folders and names: speakers, or artists."""
+    if part.role == SPEAKERS:
+        return set() if part.repeats else {speaker_of(file) for file in part.files}
+    return {group for file in part.files if (group := group_of(file.name)) is not None}
 
 
 def below_part(track: str) -> str:
@@ -354,7 +397,6 @@ def part_as_json(report: Report, part: Part) -> dict[str, Any]:
     """The sums of one part."""
     usable = report.usable(part)
     found = Counter(finding.kind for finding in report.findings if finding.part == part.name)
-    groups = {group_of(file.name) for file in part.files} - {None}
     return {
         "split": part.split,
         "role": part.role,
@@ -362,7 +404,7 @@ def part_as_json(report: Report, part: Part) -> dict[str, Any]:
         "hours": sum(file.seconds for file in part.files) / 3600,
         "sample_rates": dict(Counter(str(file.sample_rate) for file in part.files)),
         "channels": dict(Counter(str(file.num_channels) for file in part.files)),
-        "speakers_or_artists": len(groups),
+        "speakers_or_artists": len(speakers_in(part)),
         "rejected": len(part.rejected),
         "silent_share": weighted(usable, lambda facts: facts.silent_share),
         "clipped_share": weighted(usable, lambda facts: facts.clipped_share),
@@ -382,14 +424,19 @@ def weighted(
 def print_report(report: Report, console: Console, *, shown: int) -> None:
     """The table of the parts, then the findings, faults first."""
     table = Table()
-    for heading in ("part", "files", "hours", "rates / kHz", "channels", "silent", "findings"):
-        table.add_column(heading, justify="right" if heading in ("files", "hours") else "left")
+    has_speakers = any(part.role == SPEAKERS for part in report.parts)
+    for heading in ("part", "speakers", "files", "hours", "rates / kHz", "channels", "silent"):
+        if heading != "speakers" or has_speakers:
+            is_number = heading in ("speakers", "files", "hours")
+            table.add_column(heading, justify="right" if is_number else "left")
+    table.add_column("findings")
     for part in report.parts:
         told = part_as_json(report, part)
         rates = sorted(told["sample_rates"].items(), key=lambda rate: -rate[1])
         silent = told["silent_share"]
         table.add_row(
             part.name,
+            *([str(told["speakers_or_artists"] or "")] if has_speakers else []),
             f"{told['files']}" + (f" +{told['rejected']} bad" if told["rejected"] else ""),
             f"{told['hours']:.2f}",
             ", ".join(f"{int(rate) / 1000:g}: {count}" for rate, count in rates),
@@ -455,6 +502,12 @@ def preview(cfg: DictConfig, data: StepDataModule) -> list[dict[str, Any]]:
 
         def drawn(sample: int) -> dict[str, object]:
             return data.transforms.describe(sample, stems)
+
+    elif isinstance(data, SpeakersDataModule):
+        stems = [f"speaker_{number}" for number in range(1, data.num_speakers + 1)]
+
+        def drawn(sample: int) -> dict[str, object]:
+            return data.speaker_mix.describe(sample, stems)
 
     else:
         raise ValueError(f"{type(data).__name__} is no data that could be previewed")

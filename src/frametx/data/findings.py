@@ -27,9 +27,12 @@ KINDS = {
     "band_limited": "ends far below half its sample rate",
     "abrupt_end": "ends in the middle of a sound",
     "shared_folder": "has its speaker, artist or folder in training and in validation or test",
+    "shared_speaker": "has its speaker, who is what is learned, on both sides of the split",
 }
 """Every kind of finding, and what it means."""
 TRAIN = "train"
+SPEAKERS = "speakers"
+"""The role of single voices that are mixed with each other."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,15 @@ class Part:
         role: vocals, instrumental, or another stem.
         files: that can be decoded.
         rejected: that the index refuses.
+        repeats: a recording may stand in several files, and that is no fault: the stems of mixtures
+            that were made of a few voices.
     """
 
     split: str
     role: str
     files: tuple[AudioFile, ...]
     rejected: tuple[RejectedFile, ...] = ()
+    repeats: bool = False
 
     @property
     def name(self) -> str:
@@ -210,7 +216,9 @@ def _within_role(group: Sequence[_Place]) -> list[Finding]:
     if held_out:
         found += [_finding(place, "shared", held_out[0]) for place in trained]
     for split in dict.fromkeys(place.part.split for place in group):
-        same = sorted((p for p in group if p.part.split == split), key=_worth)
+        same = sorted(
+            (p for p in group if p.part.split == split and not p.part.repeats), key=_worth
+        )
         is_told = split == TRAIN and held_out
         for place in [] if is_told else same[1:]:
             found.append(_finding(place, "duplicate", same[0]))
@@ -244,7 +252,10 @@ def _worth(place: _Place) -> tuple[float, float, bool, float, str]:
 
 
 def shared_folders(parts: Sequence[Part]) -> list[Finding]:
-    """Training files whose speaker, artist or folder is also validated or tested with."""
+    """Training files whose speaker, artist or folder is also validated or tested with.
+
+    A network that is to tell voices apart learns the voices, so there a speaker is a fault.
+    """
     held_out: dict[tuple[str, str], Part] = {}
     for part in parts:
         if part.split != TRAIN:
@@ -258,7 +269,8 @@ def shared_folders(parts: Sequence[Part]) -> list[Finding]:
             other = held_out.get((part.role, group.casefold())) if group is not None else None
             if other is not None:
                 reason = f"{group} is also in {other.name}: hold out whole folders"
-                found.append(Finding(part.name, Path(file.path), "shared_folder", reason))
+                kind = "shared_speaker" if part.role == SPEAKERS else "shared_folder"
+                found.append(Finding(part.name, Path(file.path), kind, reason))
     return found
 
 

@@ -13,11 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frametx.data.augment import Transform, checked_probability, checked_range, transformed
+from frametx.data.augment import (
+    Drawn,
+    Transform,
+    checked_probability,
+    checked_range,
+    transformed,
+)
 from frametx.data.augment.transform import beside, between
 from frametx.data.crops import CropReader
 from frametx.data.decoded import UnreadableFileError
@@ -225,13 +231,7 @@ class SpeakerMix(nn.Module):
             ],
             dim=1,
         )
-        num_speakers = stems.shape[1]
-        drawn = uniforms(self.seed, samples, "speakers/levels", 3)
-        steps = torch.linspace(0.5, -0.5, num_speakers) if num_speakers > 1 else torch.zeros(1)
-        level_db = self.level_db + between(drawn[:, :1], self.spread_db) * steps
-        silent = (drawn[:, 2] * num_speakers).long()
-        is_silent = nn.functional.one_hot(silent, num_speakers).bool()
-        is_silent = is_silent & (drawn[:, 1:2] < self.silence_probability)
+        level_db, is_silent = self._levels(samples, stems.shape[1])
         wanted = beside(torch.where(is_silent, 0.0, 10 ** (level_db / 20)), stems)
         rms = stems.square().mean(dim=(2, 3)).sqrt()
         # What is silent already gets no level, for its noise would become the voice.
@@ -245,6 +245,31 @@ class SpeakerMix(nn.Module):
             )
             stems = stems * (self.max_peak / loudest.clamp(min=self.max_peak))[:, None, None, None]
         return stems
+
+    def describe(self, sample: int, names: Sequence[str]) -> dict[str, object]:
+        """What is drawn for each speaker of a sample, for reports."""
+        samples = torch.tensor([sample])
+        level_db, is_silent = self._levels(samples, len(names))
+        return {
+            name: {
+                "level_db": None if bool(is_silent[0, number]) else float(level_db[0, number]),
+                "transforms": Drawn(
+                    self.transforms, samples, seed=self.seed, stream=f"speaker {number + 1}"
+                ).describe(0),
+            }
+            for number, name in enumerate(names)
+        }
+
+    def _levels(
+        self, samples: Int[Tensor, " B"], num_speakers: int
+    ) -> tuple[Float[Tensor, "B S"], Bool[Tensor, "B S"]]:
+        """Levels in dB, and who says nothing."""
+        drawn = uniforms(self.seed, samples, "speakers/levels", 3)
+        steps = torch.linspace(0.5, -0.5, num_speakers) if num_speakers > 1 else torch.zeros(1)
+        level_db = self.level_db + between(drawn[:, :1], self.spread_db) * steps
+        silent = (drawn[:, 2] * num_speakers).long()
+        is_silent = nn.functional.one_hot(silent, num_speakers).bool()
+        return level_db, is_silent & (drawn[:, 1:2] < self.silence_probability)
 
 
 class DrawnSpeakers:

@@ -93,9 +93,14 @@ class SpeakersDataModule(StepDataModule):
         self.held_out_mix = held_out_mix
 
     @property
+    def library(self) -> Library:
+        """The voices trained on."""
+        return self._parts[0]
+
+    @property
     def fingerprint(self) -> str:
         """Of the voices trained on."""
-        return self._parts[0].fingerprint
+        return self.library.fingerprint
 
     @property
     def num_lost_files(self) -> int:
@@ -122,7 +127,7 @@ class SpeakersDataModule(StepDataModule):
     def open_source(self) -> SampleSource:
         """The excerpts trained on."""
         cache_dir = self.cache_dir / "decoded" if self.decode_once else None
-        return self._crops(self._parts[0], stream="speaker", cache_dir=cache_dir)
+        return self._crops(self.library, stream="speaker", cache_dir=cache_dir)
 
     def mix(self, crops: dict[str, Tensor]) -> Float[Tensor, "B S C L"]:
         """Set the levels of each sample's speakers, on the device."""
