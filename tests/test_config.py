@@ -11,7 +11,10 @@ from frametx.config import conf_dir, each_sweep_value_once, folder_as_data, quot
 from frametx.train import main
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
-SPEAKERS = {name: ["speaker_1", "speaker_2"] for name in ("sepformer_wsj0", "demo_speakers")}
+OTHER_STEMS = {
+    **{name: ["speaker_1", "speaker_2"] for name in ("sepformer_wsj0", "demo_speakers")},
+    **{name: ["speech", "rest"] for name in ("speech_denoising", "demo_denoising")},
+}
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
 
@@ -88,7 +91,7 @@ def test_every_experiment_composes(experiment: str, tmp_path: Path) -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
     assert cfg.separator.stems == cfg.stems
-    assert cfg.stems == SPEAKERS.get(experiment, ["vocals", "instrumental"])
+    assert cfg.stems == OTHER_STEMS.get(experiment, ["vocals", "instrumental"])
 
 
 @pytest.mark.parametrize(
