@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from frametx import __version__, legacy, pretrained
+from frametx.data.trained_on import TrainedOn
 from frametx.nn.low_rank import merged
 from frametx.separator import Separator
 
@@ -177,6 +178,26 @@ def _published(name: Path | str) -> dict[str, Any]:
     found = pretrained.read(name)
     weights = {f"{PREFIX}network.{key}": value for key, value in found.weights.items()}
     return {"state_dict": weights, "frametx": recipe(found.separator, model=found.model)}
+
+
+def heard_by(path: Path | str) -> TrainedOn:
+    """What a checkpoint's weights have heard; nothing where it does not say.
+
+    Reads no weights, so it is quick for a file of any size.
+    """
+    if pretrained.is_name(path):
+        return TrainedOn()
+    path = Path(path).expanduser()
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            made_by = json.loads((file.metadata() or {}).get("frametx", "{}"))
+    else:
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, pickle.UnpicklingError):  # not a file that we wrote
+            return TrainedOn()
+        made_by = stored["frametx"] if is_ours(stored) else {}
+    return TrainedOn.from_stored(made_by.get("trained_on"))
 
 
 def read_safetensors(path: Path | str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from torch import Tensor
 from frametx import __version__
 from frametx.audio.io import write_wav
 from frametx.audio.picture import save_picture
+from frametx.checkpoint import heard_by
 from frametx.config import hydra_main, plain
 from frametx.data.tracks import EvaluationSet, Mixture
+from frametx.data.trained_on import REASONS, TrainedOn
 from frametx.loading import CONFIG_KEYS, load_configured
 from frametx.metrics.bootstrap import check_resamples
 from frametx.metrics.permutation import in_best_order
@@ -34,6 +38,8 @@ from frametx.metrics.summary import Summary, summarise
 from frametx.pipeline import Pipeline
 from frametx.separator import Separator
 
+MOST_NAMED = 5  # tracks in a line of the report; tracks.csv marks all of them
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -41,10 +47,13 @@ class Evaluation:
 
     Args:
         scores: one for each stem of each track, tracks in the order of the set.
-        summaries: one for each stem and metric.
+        summaries: one for each stem and metric; of the tracks that were not trained on, unless all
+            were.
         audio_seconds: of all tracks together.
         wall_seconds: spent separating them.
         facts: what was done with what, for the report.
+        trained_on: for each track that says nothing about new songs, why: one of `REASONS`.
+        of_all: summaries of all tracks where some were trained on; else empty.
     """
 
     scores: list[Score]
@@ -52,6 +61,25 @@ class Evaluation:
     audio_seconds: float
     wall_seconds: float
     facts: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: Mapping[str, str] = field(default_factory=dict)
+    of_all: list[Summary] = field(default_factory=list)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Which tracks say nothing about new songs, and what was made of them; lines, or none."""
+        total = self.facts["num_tracks"]
+        lines: list[str] = []
+        for reason, words in REASONS.items():
+            names = [name for name, why in self.trained_on.items() if why == reason]
+            if names:
+                more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+                shown = ", ".join(names[:MOST_NAMED]) + more
+                lines.append(f"{len(names)} of {total} tracks {words}: {shown}")
+        if self.of_all:
+            lines.append("the means are those of the others; the last column has all of them")
+        elif lines:
+            lines.append("no track is left: these means say nothing about songs it has never heard")
+        return lines
 
 
 def evaluate(
@@ -60,6 +88,7 @@ def evaluate(
     *,
     resamples: int = 10_000,
     seed: int = 0,
+    trained_on: TrainedOn | None = None,
     on_track: Callable[[int, Mixture, Float[Tensor, "S C L"]], None] | None = None,
 ) -> Evaluation:
     """Separate every track as `separate` would and score it against its stems.
@@ -69,6 +98,7 @@ def evaluate(
         evaluation_set: its stems are in the order of the pipeline's.
         resamples: of the bootstrap.
         seed: of the bootstrap.
+        trained_on: what the pipeline's weights have heard; tracks of it do not count in the means.
         on_track: called with number, track and estimates, e.g. to keep a picture.
 
     Raises:
@@ -77,6 +107,8 @@ def evaluate(
     if len(evaluation_set) == 0:
         raise ValueError("there is no track to evaluate on: data.test is empty")
     check_resamples(resamples)  # now, not after hours of separating
+    heard = TrainedOn() if trained_on is None else trained_on
+    seen: dict[str, str] = {}
     scores: list[Score] = []
     audio_seconds = wall_seconds = 0.0
     for index in track(
@@ -88,6 +120,9 @@ def evaluate(
     ):
         mixture = evaluation_set[index]
         check_stems(pipeline, mixture)
+        reason = heard.reason_against(mixture.name, mixture.files)
+        if reason is not None:
+            seen[mixture.name] = reason
         began = time.perf_counter()
         whole = mixture.stems.sum(dim=0)
         estimates = pipeline.estimates(lambda whole=whole: [whole], mixture.sample_rate)
@@ -104,13 +139,19 @@ def evaluate(
         audio_seconds += mixture.stems.shape[-1] / mixture.sample_rate
         if on_track is not None:
             on_track(index, mixture, estimates)
+    unseen = [score for score in scores if score.track not in seen]
+    of_all = summarise(scores, resamples=resamples, seed=seed)
+    is_divided = bool(seen) and bool(unseen)
     return Evaluation(
         scores=scores,
-        summaries=summarise(scores, resamples=resamples, seed=seed),
+        summaries=summarise(unseen, resamples=resamples, seed=seed) if is_divided else of_all,
+        trained_on=seen,
+        of_all=of_all if is_divided else [],
         audio_seconds=audio_seconds,
         wall_seconds=wall_seconds,
         facts={
             "num_tracks": len(evaluation_set),
+            "trained_on": seen,
             "stems": list(pipeline.stems),
             "separator_sample_rate": pipeline.sample_rate,
             "separation": asdict(pipeline.options),
@@ -149,7 +190,8 @@ def report(evaluation: Evaluation, output: Path, *, facts: Mapping[str, Any] | N
     if facts is not None and "ckpt" in facts:
         title = f"{facts['ckpt']}\n{title}"
     output.mkdir(parents=True, exist_ok=True)
-    write_csv(output / "tracks.csv", evaluation.scores)
+    remarks = evaluation.remarks
+    write_csv(output / "tracks.csv", evaluation.scores, trained_on=evaluation.trained_on)
     write_json(
         output / "summary.json",
         evaluation.summaries,
@@ -159,10 +201,14 @@ def report(evaluation: Evaluation, output: Path, *, facts: Mapping[str, Any] | N
             "audio_seconds": evaluation.audio_seconds,
             "wall_seconds": evaluation.wall_seconds,
         },
+        remarks=remarks,
+        of_all=evaluation.of_all,
     )
     # A table cut to the 80 columns of a pipe would lose numbers; a terminal keeps its own width.
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(table(evaluation.summaries, title=title))
+    console.print(table(evaluation.summaries, title=title, of_all=evaluation.of_all))
+    for remark in remarks:
+        console.print(remark, highlight=False, soft_wrap=True, markup=False)
     console.print(f"written: {output}", highlight=False, soft_wrap=True)
 
 
@@ -253,14 +299,18 @@ def main(cfg: DictConfig) -> None:
     """Evaluate a checkpoint and report."""
     pictures, wavs = (how_many(key, cfg[key]) for key in ("pictures", "wavs"))
     pipeline = load_configured(plain(cfg, CONFIG_KEYS), note=lambda said: print(said, flush=True))
-    ckpt = cfg.ckpt if isinstance(cfg.ckpt, str) else cfg.ckpt[0]
-    output = Path(cfg.output or Path(ckpt).parent / "evaluation").expanduser()
+    ckpts = [cfg.ckpt] if isinstance(cfg.ckpt, str) else list(cfg.ckpt)
+    output = Path(cfg.output or Path(ckpts[0]).parent / "evaluation").expanduser()
     output.mkdir(parents=True, exist_ok=True)
+    tracks = evaluation_set(cfg, pipeline)
+    for line in getattr(tracks, "notes", ()):
+        print(line, flush=True)
     evaluation = evaluate(
         pipeline,
-        evaluation_set(cfg, pipeline),
+        tracks,
         resamples=cfg.resamples,
         seed=cfg.seed,
+        trained_on=reduce(or_, map(heard_by, ckpts)),
         on_track=Keep(output=output, stem_names=pipeline.stems, pictures=pictures, wavs=wavs),
     )
     facts = {

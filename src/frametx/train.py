@@ -27,6 +27,7 @@ from torch import nn
 from frametx.checkpoint import (
     PREFIX,
     as_ours,
+    heard_by,
     load_separator,
     load_weights,
     read_checkpoint,
@@ -36,6 +37,7 @@ from frametx.checkpoint import (
 )
 from frametx.checkpoint import separator_weights as weights_of
 from frametx.config import composition_message, hydra_main, quoted
+from frametx.data.trained_on import TrainedOn
 from frametx.evaluate import evaluate, evaluation_set, report
 from frametx.loading import load
 from frametx.losses.permutation_invariant import PermutationInvariantSiSnr
@@ -82,7 +84,8 @@ def train(cfg: DictConfig) -> Path | None:
     made_by = recipe(config, model=model_name(cfg))
     if cfg.pretraining is not None:
         made_by["pretraining"] = str(cfg.pretraining.task._target_).rpartition(".")[2]
-    trainer.callbacks.insert(0, Recipe(recipe=made_by))
+    before = heard_before(cfg, resumed)
+    trainer.callbacks.insert(0, Recipe(recipe=made_by, heard_before=before))
     try:
         data.curriculum.check(trainer.world_size)
         warn_of_missing_past(module.separator, data.curriculum)
@@ -90,6 +93,16 @@ def train(cfg: DictConfig) -> Path | None:
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     return best_checkpoint(cfg) if trainer.is_global_zero else None
+
+
+def heard_before(cfg: DictConfig, resumed: str | None) -> TrainedOn:
+    """What the weights that a run starts with have heard: its own, or its members'."""
+    sources = [resumed or cfg.init_from, cfg.get("discriminator_init_from"), *(cfg.members or ())]
+    heard = TrainedOn()
+    for source in sources:
+        if source is not None:
+            heard |= heard_by(source)
+    return heard
 
 
 def check_task(cfg: DictConfig, data: Any) -> None:
@@ -437,7 +450,7 @@ def run(cfg: DictConfig) -> Path | None:
     if cfg.test:
         device = "cpu" if cfg.trainer.accelerator == "cpu" else "auto"
         pipeline = load(best, device=device, precision="fp32")
-        evaluation = evaluate(pipeline, evaluation_set(cfg, pipeline))
+        evaluation = evaluate(pipeline, evaluation_set(cfg, pipeline), trained_on=heard_by(best))
         report(evaluation, Path(cfg.paths.output_dir) / "evaluation")
     return best
 

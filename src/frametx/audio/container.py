@@ -1,5 +1,4 @@
-"""Sound from files that libsndfile cannot read (m4a, wma, videos ...): the first audio stream,
-or one of several (stems in an mp4).
+"""Sound from files that libsndfile cannot read (m4a, wma, videos ...): one audio stream of them.
 
 Decoded by FFmpeg's libraries through PyAV, which is optional (`pip install frametx[media]`). What
 an encoder put before and after the sound is dropped where the container tells of it (mp4, webm).

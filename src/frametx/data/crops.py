@@ -21,6 +21,7 @@ from jaxtyping import Float32, Int16
 from frametx.data.decoded import UnreadableFileError, decode, decode_excerpt
 from frametx.data.files import AudioFile
 from frametx.data.library import Library
+from frametx.data.sampling import Crop
 
 FULL_SCALE = 32_767
 
@@ -176,12 +177,23 @@ class Crops:
 
     def describe(self, sample: int, num_samples: int) -> str:
         """File and offset of sample number `sample`, for messages."""
+        crop = self._crop(sample, num_samples)
+        if crop is None:
+            return "no readable file"
+        name = self.reader.library.files[crop.file].name
+        return f"{name} at {crop.start / self.reader.sample_rate:.3f} s"
+
+    def file(self, sample: int, num_samples: int) -> AudioFile | None:
+        """The file that sample number `sample` is an excerpt of; None if none can be read."""
+        crop = self._crop(sample, num_samples)
+        return None if crop is None else self.reader.library.files[crop.file]
+
+    def _crop(self, sample: int, num_samples: int) -> Crop | None:
         for skip in range(len(self.reader.library.files)):
             crop = self.sampler.draw(self._segment(sample), num_samples, skip=skip)
             if not self.reader.is_lost(crop.file):
-                name = self.reader.library.files[crop.file].name
-                return f"{name} at {crop.start / self.reader.sample_rate:.3f} s"
-        return "no readable file"
+                return crop
+        return None
 
     def _segment(self, sample: int) -> int:
         if self.pool is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from frametx.data.crops import CropReader, Crops
 from frametx.data.library import Library
 from frametx.data.tracks import Mixture
+from frametx.data.trained_on import key_of_file
 
 SILENCE_RMS = 1e-4  # -80 dBFS
 MAX_DRAWS = 100
@@ -130,22 +131,28 @@ class DrawnMixtures:
         if not 0 <= index < self.count:
             raise IndexError(f"mixture {index} of {self.count}")
         drawn = [self._audible(crops, index) for crops in self.crops]
-        stems = torch.stack([waveform for waveform, _ in drawn])
+        stems = torch.stack([waveform for waveform, _, _ in drawn])
         others = [place for place, stem in enumerate(self.stems) if stem not in self.level_db]
         others_rms = _rms(stems[others].sum(dim=0))
         for stem, level_db in self.level_db.items():
             waveform = stems[self.stems.index(stem)]
             waveform *= 10 ** (level_db / 20) * others_rms / _rms(waveform)
-        name = f"{index:03d}: {' + '.join(place for _, place in drawn)}"
-        return Mixture(name, stems, self.sample_rate)
+        name = f"{index:03d}: {' + '.join(place for _, place, _ in drawn)}"
+        files = frozenset(key for _, _, key in drawn if key is not None)
+        return Mixture(name, stems, self.sample_rate, files=files)
 
-    def _audible(self, crops: Crops, index: int) -> tuple[Float[Tensor, "C L"], str]:
-        """The excerpt of this mixture, or the first one of its successors that is not silent."""
+    def _audible(self, crops: Crops, index: int) -> tuple[Float[Tensor, "C L"], str, bytes | None]:
+        """The excerpt of this mixture, or the first one of its successors that is not silent.
+
+        With it come its place, in words, and the key of its file's content.
+        """
         for attempt in range(MAX_DRAWS):
             sample = index + attempt * self.count
             excerpt = torch.from_numpy(crops.read(sample, self.num_samples))
             if _rms(excerpt) > SILENCE_RMS:
-                return excerpt, crops.describe(sample, self.num_samples)
+                file = crops.file(sample, self.num_samples)
+                key = None if file is None else key_of_file(file)
+                return excerpt, crops.describe(sample, self.num_samples), key
         library = crops.reader.library
         raise ValueError(
             f"{library.role}: {MAX_DRAWS} excerpts of {self.num_samples / self.sample_rate:.1f} s "

@@ -19,6 +19,7 @@ from frametx.data.division import (
 )
 from frametx.data.index import SUFFIXES
 from frametx.data.stem_mp4 import SUFFIX, decode_all, decoded_folder, find_stem_files
+from frametx.data.trained_on import content_key_of
 
 HELD_OUT_FOLDERS = ("test", *VALIDATION_FOLDERS)
 
@@ -34,6 +35,8 @@ class Mixture:
     has_order: bool = True
     """Whether it matters which stem is which. Of speakers it does not: they are scored under the
     order that suits the estimates best."""
+    files: frozenset[bytes] = frozenset()
+    """Keys of the contents of the files that it was made of, see `frametx.data.trained_on`."""
 
 
 class EvaluationSet(Protocol):
@@ -98,6 +101,7 @@ class Tracks:
         if packed:
             self.root = _unpacked({name: packed[name] for name in chosen}, start, cache_dir)
             found = {name: self.root / name for name in chosen}
+        self._keys: dict[int, frozenset[bytes]] = {}
         self.folders = [found[name] for name in chosen]
         self.sources = [
             self._checked_sources(name, folder)
@@ -130,8 +134,17 @@ class Tracks:
             ValueError: if one of its files is damaged.
         """
         sources = self.sources[index]
-        summed = [torch.stack([read_audio(info.path) for info in part]).sum(0) for part in sources]
-        return Mixture(self.names[index], torch.stack(summed), sources[0][0].sample_rate)
+        read = [[read_audio(info.path) for info in part] for part in sources]
+        sample_rate = sources[0][0].sample_rate
+        if index not in self._keys:
+            keys = (content_key_of(file, sample_rate) for part in read for file in part)
+            self._keys[index] = frozenset(key for key in keys if key is not None)
+        return Mixture(
+            self.names[index],
+            torch.stack([torch.stack(part).sum(0) for part in read]),
+            sample_rate,
+            files=self._keys[index],
+        )
 
     def _checked_sources(self, name: str, folder: Path) -> list[list[AudioInfo]]:
         """The files that add up to each stem."""

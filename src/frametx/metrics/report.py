@@ -18,8 +18,20 @@ from frametx.metrics.summary import Interval, Summary
 SUFFIXES = ("", "_mixture", "_improvement")  # of a metric's three columns in the CSV
 
 
-def table(summaries: Sequence[Summary], *, title: str) -> Table:
-    """One row for each stem and metric; the protocols stand above, what to mind stands below."""
+def table(
+    summaries: Sequence[Summary],
+    *,
+    title: str,
+    of_all: Sequence[Summary] = (),
+) -> Table:
+    """One row for each stem and metric; the protocols stand above, what to mind stands below.
+
+    Args:
+        summaries: of the tracks that count.
+        title: above.
+        of_all: of these tracks and those that do not count; their mean gets a column at the end.
+    """
+    with_all = {(summary.stem, summary.metric): summary for summary in of_all}
     result = Table(
         title="\n".join([escape(title), *PROTOCOLS.values()]),
         caption="\n".join(notes(summaries)) or None,
@@ -30,6 +42,9 @@ def table(summaries: Sequence[Summary], *, title: str) -> Table:
     result.add_column("metric")
     for heading in (f"mean [{LEVEL:.0%}]", "median", "mixture", "improvement", "tracks"):
         result.add_column(escape(heading), justify="right", no_wrap=True)
+    if of_all:
+        num_tracks = max(summary.num_tracks + summary.num_left_out for summary in of_all)
+        result.add_column(f"mean of all {num_tracks}", justify="right", no_wrap=True)
     previous = None
     for summary in summaries:
         if previous is not None and previous != summary.stem:
@@ -43,6 +58,7 @@ def table(summaries: Sequence[Summary], *, title: str) -> Table:
             f"{summary.mixture:z.2f}",
             escape(in_words(summary.improvement, sign="+")),
             str(summary.num_tracks),
+            *([f"{with_all[summary.stem, summary.metric].estimate.mean:z.2f}"] if of_all else ()),
         )
     return result
 
@@ -68,9 +84,17 @@ def in_words(interval: Interval, *, sign: str) -> str:
     return f"{interval.mean:{sign}z.2f} [{interval.low:{sign}z.2f}, {interval.high:{sign}z.2f}]"
 
 
-def write_csv(path: Path, scores: Sequence[Score]) -> None:
-    """One line for each stem of each track; a metric that is undefined is an empty field."""
-    columns = ["track", "stem", "seconds"]
+def write_csv(
+    path: Path, scores: Sequence[Score], *, trained_on: Mapping[str, str] | None = None
+) -> None:
+    """One line for each stem of each track; a metric that is undefined is an empty field.
+
+    Args:
+        path: of the file.
+        scores: of all tracks.
+        trained_on: for each track that says nothing about new songs, why.
+    """
+    columns = ["track", "stem", "seconds", "trained_on"]
     columns += [f"{metric}{suffix}" for metric in PROTOCOLS for suffix in SUFFIXES]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -87,17 +111,35 @@ def write_csv(path: Path, scores: Sequence[Score]) -> None:
                 )
             ]
             seconds = f"{score.seconds:.3f}"
-            writer.writerow([score.track, score.stem, seconds, *numbers, protocol])
+            reason = (trained_on or {}).get(score.track, "")
+            writer.writerow([score.track, score.stem, seconds, reason, *numbers, protocol])
 
 
-def write_json(path: Path, summaries: Sequence[Summary], *, facts: Mapping[str, Any]) -> None:
-    """The means below `facts`, which say what was measured on what; undefined numbers are null."""
+def write_json(
+    path: Path,
+    summaries: Sequence[Summary],
+    *,
+    facts: Mapping[str, Any],
+    remarks: Sequence[str] = (),
+    of_all: Sequence[Summary] = (),
+) -> None:
+    """The means below `facts`, which say what was measured on what; undefined numbers are null.
+
+    Args:
+        path: of the file.
+        summaries: of the tracks that count.
+        facts: plain values.
+        remarks: what to mind, in lines.
+        of_all: of these tracks and those that do not count; where there are none, it is left out.
+    """
     stored = {
         **facts,
         "protocols": PROTOCOLS,
-        "notes": notes(summaries),
+        "notes": [*remarks, *notes(summaries)],
         "summary": [asdict(summary) for summary in summaries],
     }
+    if of_all:
+        stored["summary_with_trained_on"] = [asdict(summary) for summary in of_all]
     text = json.dumps(without_nan(stored), indent=2, allow_nan=False, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 

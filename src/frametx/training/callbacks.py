@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from frametx.data.trained_on import TrainedOn
 from frametx.training.step_batch import StepBatch
 
 
@@ -66,14 +67,17 @@ class Ema(EMAWeightAveraging):
 
 
 class Recipe(Callback):
-    """Puts the separator's config, versions, stage and the data's fingerprint in checkpoints.
+    """Puts the separator's config, versions, stage and what it was trained on in checkpoints.
 
     Args:
         recipe: what `frametx.checkpoint.recipe` returned; plain values only.
+        heard_before: what the weights were trained on before this run.
     """
 
-    def __init__(self, *, recipe: dict[str, Any]) -> None:
+    def __init__(self, *, recipe: dict[str, Any], heard_before: TrainedOn) -> None:
         self.recipe = recipe
+        self.heard_before = heard_before
+        self._trained_on: dict[str, str] | None = None
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -86,10 +90,13 @@ class Recipe(Callback):
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
         data = cast(Any, trainer).datamodule
         stage = data.curriculum.index(cast(Any, pl_module).position)
+        if self._trained_on is None:
+            self._trained_on = (self.heard_before | data.trained_on).stored()
         checkpoint["frametx"] = {
             **self.recipe,
             "stage": stage,
             "data_fingerprint": data.fingerprint,
+            "trained_on": self._trained_on,
         }
 
 

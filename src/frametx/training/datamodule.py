@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from frametx.audio.stft import Stft
 from frametx.data.tracks import EvaluationSet, Mixture
+from frametx.data.trained_on import TrainedOn
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.step_batch import CountsSteps, StepBatch
 
@@ -173,6 +174,11 @@ class StepDataModule(L.LightningDataModule, ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Of the data trained on."""
+
+    @property
+    @abstractmethod
+    def trained_on(self) -> TrainedOn:
+        """The files and songs that training hears, for the checkpoint to remember."""
 
     @abstractmethod
     def open_validation(self) -> EvaluationSet:

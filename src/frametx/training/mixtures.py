@@ -16,6 +16,7 @@ from frametx.data.crops import CropReader, Crops
 from frametx.data.library import Library, Root, Weighting
 from frametx.data.library_rules import LibraryRules
 from frametx.data.tracks import EvaluationSet, Mixture
+from frametx.data.trained_on import TrainedOn
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.datamodule import SampleSource, StepDataModule
 
@@ -139,6 +140,11 @@ class MixturesDataModule(StepDataModule):
     def fingerprint(self) -> str:
         """Of the songs trained on."""
         return self._parts[0].fingerprint
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """All files but those that are held out."""
+        return TrainedOn.of_libraries([self._parts[0]])
 
     @property
     def num_lost_files(self) -> int:

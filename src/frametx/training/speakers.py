@@ -13,6 +13,7 @@ from frametx.data.library import Library, Root, Weighting
 from frametx.data.library_rules import LibraryRules
 from frametx.data.speakers import DrawnSpeakers, SpeakerCrops, SpeakerMix, split_speakers
 from frametx.data.tracks import EvaluationSet
+from frametx.data.trained_on import TrainedOn
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.datamodule import SampleSource, StepDataModule
 
@@ -101,6 +102,11 @@ class SpeakersDataModule(StepDataModule):
     def fingerprint(self) -> str:
         """Of the voices trained on."""
         return self.library.fingerprint
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """All files but those that are held out."""
+        return TrainedOn.of_libraries([self._parts[0]])
 
     @property
     def num_lost_files(self) -> int:

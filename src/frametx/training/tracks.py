@@ -13,6 +13,7 @@ from frametx.audio.stft import Stft
 from frametx.data.aligned import AlignedCrops, StemTransforms
 from frametx.data.division import Part
 from frametx.data.tracks import EvaluationSet, Tracks
+from frametx.data.trained_on import TrainedOn
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.datamodule import Crops, SampleSource, StepDataModule
 
@@ -91,6 +92,12 @@ class TracksDataModule(StepDataModule):
     def fingerprint(self) -> str:
         """Of the stems' files."""
         return cast(AlignedCrops, self.source).library.fingerprint
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """The stems' files; a song is called as the folder of its track."""
+        of_files = TrainedOn.of_libraries([cast(AlignedCrops, self.source).library])
+        return TrainedOn(of_files.files, TrainedOn.of_names(self.training_tracks.names).songs)
 
     @property
     def num_lost_files(self) -> int:

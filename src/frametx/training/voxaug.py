@@ -15,6 +15,7 @@ from frametx.data.library import Library, Root, Weighting
 from frametx.data.library_rules import LibraryRules
 from frametx.data.remote import is_address
 from frametx.data.tracks import EvaluationSet
+from frametx.data.trained_on import TrainedOn
 from frametx.data.voxaug import Voxaug, VoxaugDataset
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.datamodule import Crops, SampleSource, StepDataModule
@@ -86,7 +87,8 @@ class VoxaugDataModule(StepDataModule):
         self.stems = tuple(stems)
         _check_names(self.stems)
         self.roots = _libraries_of(self.stems, libraries)
-        if augment.stems != self.stems:
+        # Without an augmentation, as `evaluate` builds the data, nothing is trained on.
+        if augment is not None and augment.stems != self.stems:
             raise ValueError(
                 f"augment.stems ({list(augment.stems)}) must be the data's {list(self.stems)}, in "
                 "this order: leave both to stems=..."
@@ -156,6 +158,11 @@ class VoxaugDataModule(StepDataModule):
             hold = self.validation is None
             parts[stem] = library.split(self.held_out) if hold else (library, library)
         return parts
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """All files but those that are held out."""
+        return TrainedOn.of_libraries(self.libraries.values())
 
     @property
     def num_lost_files(self) -> int:
