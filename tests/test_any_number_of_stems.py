@@ -319,6 +319,11 @@ def test_a_song_that_is_one_of_four_stems_is_copied_as_that_one(tmp_path: Path) 
     assert (tmp_path / "out" / "drums.wav").read_bytes() == source.read_bytes()
     skipped = to_files(replace(job, stem="bass"), stems=("drums",))
     assert (skipped.status, skipped.reason) == ("skipped", "is bass already")
+    without = pipeline(Shares(0.7, -0.4, 0.15, 0.55), remainder="none")
+    unknown = separate_song(without, job, FileOptions(stems=STEMS))
+    assert unknown.status == "skipped"
+    assert unknown.reason is not None
+    assert unknown.reason.endswith('say which it is, as in "copy": {"vocals": [...]}')
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from gradio.themes import Base, Font
 from frametx.app_sessions import AUGMENTATIONS, Sessions, described, separated, stems_of, told
 from frametx.app_studio import Studio
 from frametx.audio.stem_files import FORMATS
+from frametx.pipeline import INSTRUMENTAL
 
 CACHE_SECONDS = (600, 24 * 3600)  # how often uploads are looked through, and how old they become
 RULES = [
@@ -18,7 +19,6 @@ RULES = [
     ("maximum: what any model finds of a stem", "max"),
     ("weighted mean", "weighted"),
 ]
-INSTRUMENTAL = "instrumental"
 QUALITIES = [
     ("fast", "fast"),
     ("balanced", "balanced"),

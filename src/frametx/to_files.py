@@ -164,9 +164,15 @@ def write_stems(
 
 def _copied(job: Job, stem: str | None, options: FileOptions) -> FileReport:
     """Copy a song that is one stem already, under the name that this stem of it would have."""
-    reason = "is one stem already" if stem is None else f"is {stem} already"
-    report = FileReport(input=str(job.source), status="skipped", reason=reason)
-    if stem is None or stem not in options.stems:
+    report = FileReport(input=str(job.source), status="skipped")
+    if stem is None:
+        report.reason = (
+            "is one stem already, and this model leaves none over: say which it is, as in "
+            f'"copy": {{"{options.stems[0]}": [...]}}'
+        )
+        return report
+    report.reason = f"is {stem} already"
+    if stem not in options.stems:
         return report
     path = job.path(stem)
     target = with_suffix(path, job.source.suffix)
