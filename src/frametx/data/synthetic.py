@@ -16,6 +16,7 @@ PHRASE_SECONDS = (0.4, 1.6)
 PAUSE_SECONDS = (0.1, 0.5)
 BEAT_SECONDS = 0.5
 MINOR_CHORD = (0, 3, 7, 12)  # semitones
+FILE_NAMES = {"vocals": "voice", "instrumental": "music"}
 
 
 def voice(
@@ -62,22 +63,31 @@ def music(
 
 
 def write_synthetic_libraries(
-    root: Path | str, *, seconds: float, num_files: int, sample_rate: int, seed: int
-) -> tuple[Path, Path]:
-    """Write `num_files` wav files of `seconds` each to root/vocals (mono) and root/instrumental.
+    root: Path | str,
+    *,
+    seconds: float,
+    num_files: int,
+    sample_rate: int,
+    seed: int,
+    stems: Sequence[str] = ("vocals", "instrumental"),
+) -> tuple[Path, ...]:
+    """Write `num_files` wav files of `seconds` each to root/<stem>, for every stem.
+
+    "vocals" are mono voices, every other stem is stereo music of its own.
 
     Returns:
-        The two folders.
+        The folders.
     """
-    vocals_dir, instrumental_dir = Path(root, "vocals"), Path(root, "instrumental")
+    folders = tuple(Path(root, stem) for stem in stems)
     num_samples = round(seconds * sample_rate)
     for number in range(num_files):
         rng = np.random.default_rng((seed, number))
-        sung = voice(num_samples, sample_rate=sample_rate, rng=rng)
-        played = music(num_samples, sample_rate=sample_rate, rng=rng)
-        _write(vocals_dir / f"voice_{number:03d}.wav", sung, sample_rate)
-        _write(instrumental_dir / f"music_{number:03d}.wav", played, sample_rate)
-    return vocals_dir, instrumental_dir
+        for folder in folders:
+            is_voice = folder.name == "vocals"
+            sound = (voice if is_voice else music)(num_samples, sample_rate=sample_rate, rng=rng)
+            name = FILE_NAMES.get(folder.name, folder.name)
+            _write(folder / f"{name}_{number:03d}.wav", sound, sample_rate)
+    return folders
 
 
 def write_synthetic_tracks(
