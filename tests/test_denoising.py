@@ -103,7 +103,7 @@ def test_the_demo_is_denoised_of_music_and_of_noise_and_holds_speakers_and_sourc
     }  # fmt: skip
     assert {Path(path).parent.name for path in trained["rest"]} == {"instrumental", "noise"}
     assert all("/train/" in path for paths in trained.values() for path in map(str, paths))
-    assert all("/validation/" in path for paths in tested.values() for path in map(str, paths))
+    assert all("/validation" in path for paths in tested.values() for path in map(str, paths))
     names = [held_out[number].name for number in range(len(held_out))]
     num_music = sum("instrumental" in name for name in names)
     assert 0.3 * len(names) < num_music < 0.7 * len(names)
@@ -123,9 +123,9 @@ def test_two_steps_of_the_demo_make_a_checkpoint_that_takes_speech_out_of_a_file
     assert "speech" in trained.stdout
     summary = json.loads((tmp_path / "two" / "evaluation" / "summary.json").read_text())
     assert set(summary["stems"]) == {"speech", "rest"}
-    noisy, rate = soundfile.read(DEMO / "validation" / "noise" / "flare.ogg", stop=RATE)
+    noisy, rate = soundfile.read(DEMO / "validation_noise" / "flare.ogg", stop=RATE)
     soundfile.write(tmp_path / "noisy.wav", noisy, rate)
-    noisy, rate = soundfile.read(DEMO / "validation" / "noise" / "flare.ogg", stop=RATE)
+    noisy, rate = soundfile.read(DEMO / "validation_noise" / "flare.ogg", stop=RATE)
     clean = load(tmp_path / "two" / "checkpoints" / "best.ckpt").separate(noisy, sample_rate=rate)
     assert {stem: estimate.shape for stem, estimate in clean.items()} == {
         "speech": (1, RATE),

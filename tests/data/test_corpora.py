@@ -510,7 +510,7 @@ def test_the_demo_is_small_aligned_neither_silent_nor_clipped_and_credited() -> 
         assert f"{noise.package} " in readme
         assert (DEMO / "LICENSES" / f"{noise.package}.txt").is_file()
         assert soundfile.info(DEMO / noise.path).samplerate == 16_000
-    for track in sorted((DEMO / "validation").glob("war_of_freedom_?")):
+    for track in sorted((DEMO / "validation").iterdir()):
         vocals, instrumental = (
             soundfile.read(track / f"{stem}.ogg", dtype="float32", always_2d=True)
             for stem in ("vocals", "instrumental")

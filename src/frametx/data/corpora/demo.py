@@ -52,8 +52,9 @@ class DemoNoise:
 
     @property
     def path(self) -> Path:
-        """Where it lies in the demo."""
-        return Path(self.split) / "noise" / f"{self.name}.ogg"
+        """Where it lies in the demo: not in validation/, which is a folder of tracks."""
+        folder = "train/noise" if self.split == "train" else "validation_noise"
+        return Path(folder) / f"{self.name}.ogg"
 
 
 NOISES = (
