@@ -1,6 +1,5 @@
 """Speech out of music and noise: other stems than vocals, through training and separation."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from omegaconf import DictConfig
 
 from frametx.config import conf_dir
 from frametx.data.drawn_mixtures import DrawnMixtures
-from frametx.data.synthetic import music, voice
+from frametx.data.synthetic import write_synthetic_libraries
 from frametx.data.voxaug import Voxaug
 from frametx.loading import load
 from frametx.training.voxaug import VoxaugDataModule
@@ -33,27 +32,20 @@ def composed(*overrides: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make data` makes, of sines and noise: vocals, instrumental and noise in both parts."""
+    """What `make data` makes, of sines and hiss: vocals, instrumental and noise in both parts."""
     root = tmp_path_factory.mktemp("corpora")
-    for part in ("train", "validation"):
-        for number in range(2):
-            rng = np.random.default_rng((len(part), number))
-            length = 3 * RATE
-            sounds = {
-                "vocals": voice(length, sample_rate=RATE, rng=rng),
-                "instrumental": music(length, sample_rate=RATE, rng=rng),
-                "noise": 0.1 * rng.standard_normal(length),
-            }
-            for name, sound in sounds.items():
-                path = root / part / name / f"{number}.wav"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, sound, RATE)
+    stems = ("vocals", "instrumental", "noise")
+    for seed, part in enumerate(("train", "validation")):
+        write_synthetic_libraries(
+            root / part, seconds=3, num_files=2, sample_rate=RATE, seed=seed, stems=stems
+        )
     return root
 
 
-def run(entry: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"frametx.{entry}", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of indices: looking at the demo's files once is enough."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.mark.parametrize("experiment", ["speech_denoising", "demo_denoising"])
@@ -87,10 +79,10 @@ def test_the_network_gives_the_speech_and_the_rest_is_what_it_leaves(experiment:
 
 @needs_demo
 def test_the_demo_is_denoised_of_music_and_of_noise_and_holds_speakers_and_sources_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    cfg = composed("experiment=demo_denoising", f"paths.cache_dir={tmp_path}")
+    cfg = composed("experiment=demo_denoising", f"paths.cache_dir={cache}")
     module = instantiate(cfg.data)
     held_out = instantiate(cfg.data.validation)
     assert isinstance(module, VoxaugDataModule)
@@ -114,24 +106,18 @@ def test_the_demo_is_denoised_of_music_and_of_noise_and_holds_speakers_and_sourc
 
 @needs_demo
 def test_two_steps_of_the_demo_make_a_checkpoint_that_takes_speech_out_of_a_file(
-    tmp_path: Path,
+    tmp_path: Path, cache: Path
 ) -> None:
-    places = [f"paths.runs_dir={tmp_path}", f"paths.cache_dir={tmp_path / 'cache'}", "name=two"]
+    places = [f"paths.runs_dir={tmp_path}", f"paths.cache_dir={cache}", "name=two", "test=false"]
     short = ["debug=two_steps", "data.validation.count=1", "data.validation.seconds=2"]
-    trained = run("train", "experiment=demo_denoising", *places, *short)
+    command = [sys.executable, "-m", "frametx.train", "experiment=demo_denoising", *places, *short]
+    trained = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert trained.returncode == 0, trained.stderr
-    assert "speech" in trained.stdout
-    summary = json.loads((tmp_path / "two" / "evaluation" / "summary.json").read_text())
-    assert set(summary["stems"]) == {"speech", "rest"}
-    noisy, rate = soundfile.read(DEMO / "validation_noise" / "flare.ogg", stop=RATE)
-    soundfile.write(tmp_path / "noisy.wav", noisy, rate)
     noisy, rate = soundfile.read(DEMO / "validation_noise" / "flare.ogg", stop=RATE)
     clean = load(tmp_path / "two" / "checkpoints" / "best.ckpt").separate(noisy, sample_rate=rate)
-    assert {stem: estimate.shape for stem, estimate in clean.items()} == {
-        "speech": (1, RATE),
-        "rest": (1, RATE),
-    }
-    np.testing.assert_allclose(clean["speech"] + clean["rest"], noisy[None], atol=1e-5)
+    assert list(clean) == ["speech", "rest"]
+    np.testing.assert_allclose(clean["speech"] + clean["rest"], noisy, atol=1e-5)
+    assert np.abs(clean["rest"]).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from frametx.data.synthetic import music, voice, write_synthetic_libraries, write_synthetic_tracks
+from frametx.data.synthetic import (
+    music,
+    voice,
+    weather,
+    write_synthetic_libraries,
+    write_synthetic_tracks,
+)
 
 RATE = 16_000
 
@@ -30,6 +36,32 @@ def test_a_voice_is_harmonic_below_nyquist() -> None:
 def test_music_is_wider_than_mono() -> None:
     played = music(2 * RATE, sample_rate=RATE, rng=np.random.default_rng(0))
     assert np.abs(played[:, 0] - played[:, 1]).max() > 0.01
+
+
+def test_weather_has_no_pitch_and_never_pauses() -> None:
+    blown = weather(4 * RATE, sample_rate=RATE, rng=np.random.default_rng(0))
+    power = np.abs(np.fft.rfft(blown)) ** 2
+    octaves = [power[RATE // 2**n : RATE // 2 ** (n - 1)].sum() for n in range(2, 7)]
+    assert max(octaves) < 2 * min(octaves)  # 3 dB an octave is as much in each
+    assert power.max() < 0.05 * power.sum()
+    loudness = np.sqrt(np.square(blown).reshape(-1, RATE // 10).mean(axis=1))
+    assert loudness.min() > 0.1 * loudness.max()
+
+
+def test_a_stem_sounds_as_its_name_says(tmp_path: Path) -> None:
+    stems = ("speech", "vocals", "noise", "drums")
+    write_synthetic_libraries(
+        tmp_path, seconds=0.3, num_files=1, sample_rate=RATE, seed=0, stems=stems
+    )
+    paths = {stem: next((tmp_path / stem).iterdir()) for stem in stems}
+    channels = {stem: soundfile.info(path).channels for stem, path in paths.items()}
+    assert channels == {"speech": 1, "vocals": 1, "noise": 1, "drums": 2}
+    speech, noise = (soundfile.read(paths[stem])[0] for stem in ("speech", "noise"))
+    flatness = [
+        np.exp(np.log(power).mean()) / power.mean()
+        for power in (np.abs(np.fft.rfft(sound))[10:] ** 2 for sound in (speech, noise))
+    ]
+    assert flatness[0] < 0.1 * flatness[1]
 
 
 def test_libraries_are_the_same_for_the_same_seed_only(tmp_path: Path) -> None:

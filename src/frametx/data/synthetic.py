@@ -1,7 +1,7 @@
-"""Voices and music made of sines and noise: tests and dry runs need no recordings.
+"""Voices, music and weather made of sines and noise: tests and dry runs need no recordings.
 
-The two can be told apart by ear and by a network within a minute of training: voices glide and
-pause, music holds its chords and beats time.
+They can be told apart by ear and by a network within a minute of training: voices glide and pause,
+music holds its chords and beats time, weather has no pitch and blows in gusts.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,9 @@ PHRASE_SECONDS = (0.4, 1.6)
 PAUSE_SECONDS = (0.1, 0.5)
 BEAT_SECONDS = 0.5
 MINOR_CHORD = (0, 3, 7, 12)  # semitones
+GUST_SECONDS = 1.5
+VOICES = ("vocals", "voice", "speech")
+"""Stems that are voices; "noise" is weather, and every other stem is music of its own."""
 FILE_NAMES = {"vocals": "voice", "instrumental": "music"}
 
 
@@ -62,6 +65,28 @@ def music(
     return _with_peak(waveform)
 
 
+def weather(
+    num_samples: int, *, sample_rate: int, rng: np.random.Generator
+) -> Float32[np.ndarray, " L"]:
+    """Noise that falls by 3 dB an octave and swells and fades by 12 dB."""
+    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
+    spectrum /= np.sqrt(np.arange(1, len(spectrum) + 1))
+    time_s = np.arange(num_samples) / sample_rate
+    phase = rng.uniform(0, 2 * np.pi)
+    gusts_db = 6 * np.sin(2 * np.pi * time_s / GUST_SECONDS + phase)
+    return _with_peak(np.fft.irfft(spectrum, num_samples) * 10 ** (gusts_db / 20))
+
+
+def sound_of(
+    stem: str, num_samples: int, *, sample_rate: int, rng: np.random.Generator
+) -> Float32[np.ndarray, "L *C"]:
+    """What a stem of this name sounds like: a voice, weather or, in stereo, music."""
+    if stem in VOICES:
+        return voice(num_samples, sample_rate=sample_rate, rng=rng)
+    make = weather if stem == "noise" else music
+    return make(num_samples, sample_rate=sample_rate, rng=rng)
+
+
 def write_synthetic_libraries(
     root: Path | str,
     *,
@@ -73,7 +98,7 @@ def write_synthetic_libraries(
 ) -> tuple[Path, ...]:
     """Write `num_files` wav files of `seconds` each to root/<stem>, for every stem.
 
-    "vocals" are mono voices, every other stem is stereo music of its own.
+    What they hold says `sound_of`; all but music is mono.
 
     Returns:
         The folders.
@@ -83,8 +108,7 @@ def write_synthetic_libraries(
     for number in range(num_files):
         rng = np.random.default_rng((seed, number))
         for folder in folders:
-            is_voice = folder.name == "vocals"
-            sound = (voice if is_voice else music)(num_samples, sample_rate=sample_rate, rng=rng)
+            sound = sound_of(folder.name, num_samples, sample_rate=sample_rate, rng=rng)
             name = FILE_NAMES.get(folder.name, folder.name)
             _write(folder / f"{name}_{number:03d}.wav", sound, sample_rate)
     return folders
@@ -101,17 +125,15 @@ def write_synthetic_tracks(
 ) -> Path:
     """Write folders of aligned stereo stems: root/track_000/vocals.wav and so on.
 
-    Every stem but "vocals" is music of its own.
+    What they hold says `sound_of`.
     """
     num_samples = round(seconds * sample_rate)
     for number in range(num_tracks):
         rng = np.random.default_rng((seed, number))
         for stem in stems:
-            if stem == "vocals":
-                sung = voice(num_samples, sample_rate=sample_rate, rng=rng)
-                waveform = np.stack((sung, sung), axis=1)
-            else:
-                waveform = music(num_samples, sample_rate=sample_rate, rng=rng)
+            waveform = sound_of(stem, num_samples, sample_rate=sample_rate, rng=rng)
+            if waveform.ndim == 1:
+                waveform = np.stack((waveform, waveform), axis=1)
             _write(Path(root, f"track_{number:03d}", f"{stem}.wav"), waveform, sample_rate)
     return Path(root)
 
