@@ -1,9 +1,9 @@
 """What a network was trained on, small enough for its checkpoint, and what is no test for it.
 
-A file is known by its content: its length, and how loud every tenth of a second of it is. That is
-the same in any folder, under any name and in any lossless format, and a library's index holds it,
-so nothing is read for it. A copy that was encoded, cut or made louder has another content; a song
-is therefore also known by its name, where that says enough.
+A file is known by its content: its length, its peak, and how loud every tenth of a second of it is.
+That is the same in any folder, under any name and in any lossless format, and a library's index
+holds it, so nothing is read for it. A copy that was encoded, cut or made louder has another
+content; a song is therefore also known by its name, where that says enough.
 """
 
 import base64
@@ -87,29 +87,32 @@ class TrainedOn:
         return "MUSDB18" if is_in_training_part(song) else None
 
 
-def content_key(num_samples: int, sample_rate: int, loudness: bytes) -> bytes | None:
+def content_key(num_samples: int, sample_rate: int, peak: float, loudness: bytes) -> bytes | None:
     """What a file is known by wherever it lies; None if its levels are unknown or all silence.
 
     Args:
         num_samples: its length.
         sample_rate: in Hz.
+        peak: its largest sample.
         loudness: as `frametx.data.loudness.levels` gives it.
     """
     if not loudness or min(loudness) == SILENT_LEVEL:
         return None
-    facts = json.dumps([num_samples, sample_rate]).encode()
+    facts = json.dumps([num_samples, sample_rate, peak]).encode()
     return hashlib.blake2b(facts + loudness, digest_size=KEY_BYTES).digest()
 
 
 def key_of_file(file: AudioFile) -> bytes | None:
     """The key of an indexed file; nothing is read."""
-    return content_key(file.num_samples, file.sample_rate, file.loudness)
+    return content_key(file.num_samples, file.sample_rate, file.peak, file.loudness)
 
 
 def content_key_of(waveform: Float[Tensor, "C L"], sample_rate: int) -> bytes | None:
     """The key of a file whose samples are at hand, as they are in the file."""
-    loudness = levels(np.asarray(waveform), sample_rate).tobytes()
-    return content_key(waveform.shape[-1], sample_rate, loudness)
+    samples = np.asarray(waveform)
+    loudness = levels(samples, sample_rate).tobytes()
+    peak = float(np.abs(samples).max(initial=0))
+    return content_key(samples.shape[-1], sample_rate, peak, loudness)
 
 
 def song_key(name: str) -> bytes | None:
