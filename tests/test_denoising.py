@@ -104,6 +104,7 @@ def test_the_demo_is_denoised_of_music_and_of_noise_and_holds_speakers_and_sourc
     assert 10 * torch.log10(ratio) == pytest.approx(5, abs=1e-3)
 
 
+@pytest.mark.slow  # 20 s of a processor: a fresh process looks through all of the demo
 @needs_demo
 def test_two_steps_of_the_demo_make_a_checkpoint_that_takes_speech_out_of_a_file(
     tmp_path: Path, cache: Path
