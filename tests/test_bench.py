@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,8 +9,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from frametx import bench
-from frametx.bench import SCRIPTS, chain, memory, readable, separate, step, table
+from frametx import bench, bench_field
+from frametx.bench import SCRIPTS, chain, memory, separate, step, table
+from frametx.bench_field import chunk, pace
+from frametx.bench_measure import readable
 
 Compose = Callable[..., DictConfig]
 
@@ -68,6 +73,48 @@ def test_loops_are_compared_with_the_plain_one(
         assert command[-1] == str(SCRIPTS / "separation.py")
         known = Path(command[-1]).read_text()
         assert all(f'"--{name}"' in known for name in options)
+
+
+def test_a_chunk_and_a_whole_step_are_timed(compose_tiny: Compose, tmp_path: Path) -> None:
+    cfg = bench_config(compose_tiny, tmp_path)
+    cfg.bench.field = {"paced_steps": 1}
+    (separated,), (trained,) = chunk(cfg), pace(cfg)
+    assert separated["parameters"] == trained["parameters"] > 100
+    assert separated["seconds"] == 63 * 32 / 16_000  # a chunk of 64 frames
+    assert separated["CPU s"] > 0
+    assert trained["CPU s"] > 0
+
+
+def test_a_tiny_form_learns_for_its_budget_and_the_better_rate_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained: list[tuple[str, int, float]] = []
+
+    def scores(cfg: DictConfig, tiny: str, num_steps: int, rate: float) -> dict[str, float]:
+        trained.append((tiny, num_steps, rate))
+        return {"rate": rate, "vocals dB": 3 - rate, "instrumental dB": 2.0}
+
+    monkeypatch.setattr(bench_field, "rerun", lambda *_: [{"CPU s": 0.5, "parameters": 2e6}])
+    monkeypatch.setattr(bench_field, "scores", scores)
+    cfg = OmegaConf.create({"bench": {"field": {"seconds": 60, "rates": [1.0, 0.5, 2.0]}}})
+    row = bench_field.learnt(cfg, "v7_tiny")
+    assert trained == [("v7_tiny", 120, rate) for rate in (1.0, 0.5, 2.0)]
+    assert row["rate"] == 0.5
+    assert row["tiny M"] == 2
+
+
+@pytest.mark.slow
+def test_networks_are_compared_on_the_demo(tmp_path: Path) -> None:
+    networks = "[{model: jansson_unet_tiny, audio: 16k_mono, tiny: jansson_unet_tiny}]"
+    options = ["bench.parts=[field]", "bench.repeats=1", "bench.field.seconds=1"]
+    options += ["bench.field.rates=[2e-3]", f"bench.field.networks={networks}"]
+    command = [sys.executable, "-m", "frametx.bench", *options, f"bench.output={tmp_path / 'b'}"]
+    done = subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "b").read_text())["rows"]["field"]
+    assert row["M parameters"] == row["tiny M"] == pytest.approx(0.152, abs=0.01)
+    assert row["steps"] >= 1
+    assert {"CPU s per s", "vocals dB", "instrumental dB"} <= row.keys()
 
 
 def test_the_table_has_a_column_for_each_quantity() -> None:
