@@ -213,6 +213,36 @@ def test_a_preview_is_what_training_makes(
     assert "sample 8: " in told[8]["files"] or kind == "tracks"
 
 
+def test_libraries_of_any_stems_are_checked_screened_and_previewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stems = ("vocals", "drums", "bass")
+    write_synthetic_libraries(
+        tmp_path / "data", seconds=2, num_files=3, sample_rate=RATE, seed=0, stems=stems
+    )
+    ckpt = saved_checkpoint(tmp_path / "a.ckpt")  # gives vocals and instrumental
+    given = (f"data={tmp_path / 'data'}", f"stems=[{','.join(stems)}]")
+    code, _, error = run(monkeypatch, capfd, tmp_path, *given, f"screen={ckpt}", "device=cpu")
+    assert (code, error) == (0, "")
+    report = json.loads((tmp_path / "check" / "report.json").read_text())
+    parts = [(part["split"], part["role"]) for part in report["parts"]]
+    assert parts == [(split, stem) for split in ("train", "validation") for stem in stems]
+    shares = {Path(one["path"]).stem: one["unwanted_db"] for one in report["screened"]}
+    assert len(shares) == 9
+    # Of vocals the instrumental is unwanted, of drums and bass the vocals: a share of 0.27 squared.
+    share = 0.269**2 / (0.731**2 + 0.269**2)
+    for name, unwanted_db in shares.items():
+        expected = 1 - share if name.startswith("voice") else share
+        assert unwanted_db == pytest.approx(10 * np.log10(expected), abs=0.1)
+    code, _, error = run(monkeypatch, capfd, tmp_path, *given, "preview=2", "output=heard")
+    assert (code, error) == (0, "")
+    for number in range(2):
+        folder = tmp_path / "heard" / "preview" / f"sample_{number:03d}"
+        read = {path.stem: soundfile.read(path)[0] for path in folder.iterdir()}
+        assert set(read) == {"mixture", *stems}
+        np.testing.assert_allclose(sum(read[stem] for stem in stems), read["mixture"], atol=1e-6)
+
+
 def test_drawn_gains_are_those_of_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

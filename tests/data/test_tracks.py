@@ -102,8 +102,8 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> tuple[Library, Librar
 
 def draw(libraries: tuple[Library, ...], **options) -> DrawnMixtures:
     settings = {"count": 5, "seconds": 1.0, "seed": 0, "sample_rate": 16_000, "num_channels": 2}
-    named = dict(zip(STEMS, libraries, strict=True))
-    return DrawnMixtures(**({"libraries": named} | settings | options))
+    named: dict[str, Library] = dict(zip(STEMS, libraries, strict=True))
+    return DrawnMixtures(libraries=named, **(settings | options))
 
 
 def test_drawn_mixtures_are_always_the_same(libraries: tuple[Library, Library]) -> None:

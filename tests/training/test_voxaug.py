@@ -119,6 +119,24 @@ def test_a_library_for_each_stem_may_be_named_by_itself(library: Path) -> None:
     assert made(data, [0]).shape == (1, 2, 1, LENGTH)
 
 
+def test_a_corpus_is_validated_on_mixtures_of_its_own_files(library: Path, tmp_path: Path) -> None:
+    for part in ("train", "validation"):
+        (tmp_path / part).symlink_to(library)
+    corpus = ["data=corpora", f"paths.corpora_dir={tmp_path}", "data.validation.seconds=0.5"]
+    data = data_of(library, *corpus, stems=("drums", "bass"))
+    assert list(data.roots.values()) == [f"{tmp_path}/train/{stem}" for stem in ("drums", "bass")]
+    mixtures = data.validation_set
+    assert isinstance(mixtures, DrawnMixtures)
+    assert mixtures.stems == ("drums", "bass")
+    assert len(mixtures) == 24
+    assert mixtures[0].stems.shape == (2, 1, RATE // 2)
+
+
+def test_shards_lie_below_any_address_by_stem(library: Path) -> None:
+    data = data_of(library, "data=litdata", "paths.shards_dir=s3://bucket/shards/")
+    assert data.roots == {stem: f"s3://bucket/shards/{stem}" for stem in STEMS}
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -158,7 +176,7 @@ def test_four_stems_train_evaluate_and_separate_by_the_real_command(
     summary = json.loads((tmp_path / "runs/four/evaluation/summary.json").read_text())
     assert summary["stems"] == list(STEMS)
     scored = {(one["stem"], one["metric"]) for one in summary["summary"]}
-    assert scored == {(s, m) for s in STEMS for m in ("uSDR", "cSDR", "SI-SDR")}
+    assert scored == {(s, m) for s in STEMS for m in ("usdr", "csdr", "si_sdr")}
     pipeline = frametx.load(tmp_path / "runs/four/checkpoints/best.ckpt")
     song = tmp_path / "song.wav"
     noise = 0.1 * np.random.default_rng(0).standard_normal((RATE, 1))
@@ -166,5 +184,5 @@ def test_four_stems_train_evaluate_and_separate_by_the_real_command(
     stems = pipeline.separate(song)
     assert list(stems) == list(STEMS)
     whole, _ = soundfile.read(song, dtype="float32")
-    np.testing.assert_allclose(sum(stems.values())[0], whole, atol=1e-6)
+    np.testing.assert_allclose(np.sum(list(stems.values()), axis=0)[0], whole, atol=1e-6)
     assert all(np.abs(stem).max() > 1e-4 for stem in stems.values())
