@@ -9,6 +9,7 @@ import soundfile
 from frametx.audio.io import read_audio
 from frametx.data.drawn_mixtures import DrawnMixtures
 from frametx.data.library import Library
+from frametx.data.speakers import DrawnSpeakers, SpeakerCrops, SpeakerMix
 from frametx.data.synthetic import write_synthetic_libraries, write_synthetic_tracks
 from frametx.data.tracks import Tracks
 from frametx.data.trained_on import (
@@ -139,3 +140,31 @@ def test_files_named_by_their_part_are_called_as_their_folder(tmp_path: Path) ->
     heard = TrainedOn.of_libraries([opened(tmp_path / "songs")])
     assert heard.songs == {song_key("My Own Song"), song_key("Another One")}
     assert song_key("instrumental") not in heard.songs
+
+
+def test_mixtures_of_speakers_are_known_by_the_files_that_speak(root: Path) -> None:
+    library = opened(root / "vocals")
+    crops = SpeakerCrops(
+        library=library,
+        num_speakers=2,
+        seed=0,
+        stream="evaluation/speaker",
+        sample_rate=RATE,
+        num_channels=1,
+        decode_cache_dir=None,
+    )
+    mix = SpeakerMix(
+        seed=0,
+        level_db=-25.0,
+        spread_db=(0.0, 5.0),
+        silence_probability=0.0,
+        max_peak=None,
+        transforms=[],
+    )
+    drawn = DrawnSpeakers(crops, mix, count=3, seconds=0.5)
+    for index in range(3):
+        track = drawn[index]
+        speaking = [file for file in library.files if file.name in track.name]
+        assert len(speaking) == 2
+        assert track.files == {key_of_file(file) for file in speaking}
+        assert TrainedOn.of_files(speaking[:1]).reason_against(track.name, track.files) == "content"

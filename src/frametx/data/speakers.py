@@ -31,6 +31,7 @@ from frametx.data.files import AudioFile
 from frametx.data.library import Library
 from frametx.data.sampling import Crop, uniforms
 from frametx.data.tracks import EvaluationSet, Mixture
+from frametx.data.trained_on import TrainedOn
 
 SILENCE_RMS = 1e-4
 """Excerpts below this (-80 dBFS) are silent: they are not brought to any level."""
@@ -151,14 +152,21 @@ class SpeakerCrops(Dataset[dict[str, Tensor]]):
 
     def describe(self, sample: int, num_samples: int) -> str:
         """Which files, from where on."""
-        taken: list[int] = []
-        places: list[str] = []
+        files, rate = self.reader.library.files, self.reader.sample_rate
+        crops = self._crops(sample, num_samples)
+        return " + ".join(f"{files[c.file].name} at {c.start / rate:.3f} s" for c in crops)
+
+    def files(self, sample: int, num_samples: int) -> list[AudioFile]:
+        """Those that a sample is made of."""
+        crops = self._crops(sample, num_samples)
+        return [self.reader.library.files[crop.file] for crop in crops]
+
+    def _crops(self, sample: int, num_samples: int) -> list[Crop]:
+        crops: list[Crop] = []
         for place in range(len(self.samplers)):
-            crop = next(self._candidates(place, taken, sample, num_samples))
-            taken.append(crop.file)
-            name = self.reader.library.files[crop.file].name
-            places.append(f"{name} at {crop.start / self.reader.sample_rate:.3f} s")
-        return " + ".join(places)
+            taken = [crop.file for crop in crops]
+            crops.append(next(self._candidates(place, taken, sample, num_samples)))
+        return crops
 
     def _candidates(
         self, place: int, taken: Sequence[int], sample: int, num_samples: int
@@ -303,7 +311,10 @@ class DrawnSpeakers:
         sample = self.crops[(index, self.num_samples)]
         stems = self.mix({name: value.unsqueeze(0) for name, value in sample.items()})[0]
         name = f"{index:03d}: {self.crops.describe(index, self.num_samples)}"
-        return Mixture(name, stems, self.crops.reader.sample_rate, has_order=False)
+        heard = TrainedOn.of_files(self.crops.files(index, self.num_samples))
+        return Mixture(
+            name, stems, self.crops.reader.sample_rate, has_order=False, files=heard.files
+        )
 
 
 class AnyOrder:

@@ -9,7 +9,7 @@ content; a song is therefore also known by its name, where that says enough.
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Self
@@ -48,8 +48,12 @@ class TrainedOn:
 
     @classmethod
     def of_libraries(cls, libraries: Iterable[Library]) -> Self:
-        """All files of some libraries; a song is called as its file, or as its folder is."""
-        files = [file for library in libraries for file in library.files]
+        """All files of some libraries."""
+        return cls.of_files([file for library in libraries for file in library.files])
+
+    @classmethod
+    def of_files(cls, files: Sequence[AudioFile]) -> Self:
+        """Some files of libraries; a song is called as its file, or as its folder is."""
         names = (PurePosixPath(file.name) for file in files)
         songs = (n.parent.name if n.stem.lower() in PART_NAMES else n.stem for n in names)
         return cls(_without_none(map(key_of_file, files)), _without_none(map(song_key, songs)))
