@@ -73,6 +73,7 @@ def test_the_exit_code_follows_the_files() -> None:
         models=["x"],
         num_parameters=0,
         stems=("vocals",),
+        remainder=None,
         sample_rates=[1],
         device="cpu",
         precision="fp32",
