@@ -37,7 +37,18 @@ USER_ERRORS = (
     ModuleNotFoundError,
 )  # a user can act on them
 PATH_KEYS = (
-    *("ckpt", "ckpts", "input", "output", "report", "name", "ckpt_path", "init_from", "screen"),
+    *(
+        "ckpt",
+        "ckpts",
+        "config",
+        "input",
+        "output",
+        "report",
+        "name",
+        "ckpt_path",
+        "init_from",
+        "screen",
+    ),
     "discriminator_init_from",
     *("data.root", "data.mixtures", "data.speakers", "data.exclude", "data.validation.roots"),
     *("paths.corpora_dir", "paths.shards_dir"),

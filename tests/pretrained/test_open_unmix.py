@@ -21,7 +21,12 @@ TARGETS = ["bass", "other", "vocals"]
 
 def network(seed: int, **changes: Any) -> OneTarget:
     torch.manual_seed(seed)
-    sizes: dict[str, Any] = {"nb_bins": 65, "nb_channels": 2, "hidden_size": 8, "max_bin": 50} | changes
+    sizes: dict[str, Any] = {
+        "nb_bins": 65,
+        "nb_channels": 2,
+        "hidden_size": 8,
+        "max_bin": 50,
+    } | changes
     made = OneTarget(**sizes).eval()
     with torch.no_grad():
         for name, value in made.state_dict().items():
