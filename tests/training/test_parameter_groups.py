@@ -113,9 +113,8 @@ def test_frozen_parameters_do_not_move_and_the_others_do() -> None:
     case = NETWORKS["v3"]
     network = case.build()
     module = around(network)
-    groups = parameter_groups(
-        module, weight_decay=0.1, freeze=["network.layers.0.*", "separator.network.embed.*"]
-    )
+    freeze_parameters(module, ["network.layers.0.*", "separator.network.embed.*"])
+    groups = parameter_groups(module, weight_decay=0.1)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     optimizer = optimizer_of(adamw, groups)
     network.train()
@@ -127,12 +126,24 @@ def test_frozen_parameters_do_not_move_and_the_others_do() -> None:
     assert still == {n for n in before if ".layers.0." in n or ".embed." in n}
 
 
+def test_a_frozen_batch_norm_keeps_its_statistics_and_another_does_not() -> None:
+    module = nn.Sequential(*(nn.BatchNorm2d(2), nn.BatchNorm2d(2)))
+    freeze_parameters(module, ["0.*"])
+    before = {name: value.clone() for name, value in module.named_buffers()}
+    module.train()(1 + torch.randn(4, 2, 3, 3))
+    moved = {n for n, value in module.named_buffers() if not torch.equal(value, before[n])}
+    assert {n for n in moved if "running" in n} == {"1.running_mean", "1.running_var"}
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda m: freeze_parameters(m, ["network.layer.0.*"]), r"fits no parameter.*layers.0"),
         (lambda m: freeze_parameters(m, "network.*"), r"must be a list: freeze=\[network.\*\]"),
-        (lambda m: parameter_groups(m, weight_decay=0, freeze=["*"]), "nothing that could learn"),
+        (
+            lambda m: freeze_parameters(m, ["*"]) and parameter_groups(m, weight_decay=0),
+            "nothing that could learn",
+        ),
         (lambda m: parameter_groups(m, weight_decay=0, layer_decay=1.5), "at most 1"),
         (lambda m: parameter_groups(m, weight_decay=0, layer_decay=0.0), "above 0"),
         (

@@ -36,6 +36,7 @@ from frametx.separator import Separator
 from frametx.training.gradient_exchange import average_gradients, exchange_in_backward
 from frametx.training.guarded_step import GuardedStep, step_schedules
 from frametx.training.parameter_groups import optimizer_of, parameter_groups
+from frametx.training.schedules import scheduled
 from frametx.training.step_batch import StepBatch, seed_step
 from frametx.training.track_scores import TrackScores
 
@@ -207,8 +208,7 @@ class AdversarialSeparationModule(L.LightningModule):
                 parameter_groups(self.discriminator, weight_decay=self.weight_decay)
             ),
         ]
-        # A plain function, so that no attributes of the schedule are stored in checkpoints.
-        return optimizers, [LambdaLR(o, lambda step: self.scheduler(step)) for o in optimizers]
+        return optimizers, [scheduled(optimizer, self.scheduler) for optimizer in optimizers]
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimiser step of both players: the discriminator first, then the generator."""
@@ -342,13 +342,7 @@ class AdversarialSeparationModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Average the scores over all tracks of all ranks; silent stems (NaN) do not count."""
-        means = self.scores.means(
-            cast(Separator, self.separator),
-            self.device,
-            lambda sums: cast(Tensor, self.trainer.strategy.reduce(sums, reduce_op="sum")),
-        )
-        for key, mean in means.items():
-            self.log(key, mean, prog_bar=key == "val/si_sdr", rank_zero_only=False)
+        self.scores.log(self, cast(Separator, self.separator))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the counts of skipped steps; the position needs the generator's."""

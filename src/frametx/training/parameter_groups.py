@@ -17,7 +17,6 @@ def parameter_groups(
     module: nn.Module,
     *,
     weight_decay: float,
-    freeze: Sequence[str] = (),
     layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """The parameters that learn, as groups for an optimiser.
@@ -25,7 +24,6 @@ def parameter_groups(
     Args:
         module: whose parameters.
         weight_decay: of matrices and kernels; norms, biases and vectors have none.
-        freeze: patterns of names that do not learn, see `freeze_parameters`.
         layer_decay: the rate of a level is the full rate times this to the power of `distances`;
             None is the full rate for all. Its groups have an `lr_factor`, which `optimizer_of`
             knows what to do with.
@@ -35,7 +33,6 @@ def parameter_groups(
 
     Source: rates that fall with depth: Clark et al., "ELECTRA" (2020), appendix A.
     """
-    freeze_parameters(module, freeze)
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ValueError(
             f"layer_decay={layer_decay} must be above 0 and at most 1, as 0.8; null gives every "
@@ -69,8 +66,8 @@ def optimizer_of(
 def freeze_parameters(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Let the parameters with such names learn no more; returns their names.
 
-    No network of the family keeps statistics of what it sees, so a frozen part needs no other mode
-    than the rest. Its dropout stays on: what learns behind it then sees what it saw in pretraining.
+    A batch norm that is frozen keeps the statistics it has. Dropout of a frozen part stays on: what
+    learns behind it then sees what it saw in pretraining.
 
     Args:
         module: of training; `separator.` before its names may be left out.
@@ -83,6 +80,11 @@ def freeze_parameters(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     for name, parameter in module.named_parameters():
         if name in found:
             parameter.requires_grad_(False)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d) and not any(
+            p.requires_grad for p in layer.parameters()
+        ):
+            layer.momentum = 0.0
     return sorted(found)
 
 

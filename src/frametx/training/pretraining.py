@@ -28,6 +28,7 @@ from frametx.separator import SpectrogramSeparator
 from frametx.training.gradient_exchange import average_gradients, exchange_in_backward
 from frametx.training.guarded_step import GuardedStep
 from frametx.training.parameter_groups import optimizer_of, parameter_groups
+from frametx.training.schedules import scheduled
 from frametx.training.step_batch import StepBatch, seed_step
 
 _FLOOR = 1e-4  # below the peak (-80 dB): a root has no slope at 0
@@ -289,8 +290,7 @@ class PretrainingModule(L.LightningModule):
             self, weight_decay=self.weight_decay, layer_decay=self.layer_decay
         )
         optimizer = optimizer_of(self.optimizer, groups)
-        # A plain function, so that no attributes of the schedule are stored in checkpoints.
-        return [optimizer], [LambdaLR(optimizer, lambda step: self.scheduler(step))]
+        return [optimizer], [scheduled(optimizer, self.scheduler)]
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimiser step: micro-batches forward and backward, clip, step, schedule."""

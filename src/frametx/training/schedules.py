@@ -1,7 +1,20 @@
 """The learning rate as a pure function of the step: nothing to save, nothing to resume."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def scheduled(optimizer: Optimizer, factor: Callable[[int], float]) -> LambdaLR:
+    """The optimiser's rates times a factor of the step.
+
+    A plain function is handed on: of a callable object LambdaLR would store the attributes in
+    checkpoints, and a resumed run could not be given a longer schedule.
+    """
+    return LambdaLR(optimizer, lambda step: factor(step))
 
 
 class WarmupDecay:

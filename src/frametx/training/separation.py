@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -17,6 +17,7 @@ from frametx.separator import Separator
 from frametx.training.gradient_exchange import exchange_in_backward
 from frametx.training.guarded_step import GuardedStep, step_schedules
 from frametx.training.parameter_groups import optimizer_of, parameter_groups
+from frametx.training.schedules import scheduled
 from frametx.training.step_batch import StepBatch, seed_step
 from frametx.training.track_scores import TrackScores
 
@@ -94,9 +95,7 @@ class SeparationModule(L.LightningModule):
             self, weight_decay=self.weight_decay, layer_decay=self.layer_decay
         )
         optimizer = optimizer_of(self.optimizer, groups)
-        # A plain function: of a callable object LambdaLR would store the attributes in checkpoints,
-        # and a resumed run could not be given a longer schedule.
-        return [optimizer], [LambdaLR(optimizer, lambda step: self.scheduler(step))]
+        return [optimizer], [scheduled(optimizer, self.scheduler)]
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimiser step: micro-batches forward and backward, clip, step, schedule."""
@@ -131,13 +130,7 @@ class SeparationModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Average the scores over all tracks of all ranks; silent stems (NaN) do not count."""
-        means = self.scores.means(
-            cast(Separator, self.separator),
-            self.device,
-            lambda sums: cast(Tensor, self.trainer.strategy.reduce(sums, reduce_op="sum")),
-        )
-        for key, mean in means.items():
-            self.log(key, mean, prog_bar=key == "val/si_sdr", rank_zero_only=False)
+        self.scores.log(self, cast(Separator, self.separator))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the count of skipped steps, which the position needs."""

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from typing import cast
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -46,6 +48,15 @@ class TrackScores:
             for stem, value in zip(separator.stems, values, strict=True):
                 self._scores.setdefault(f"val/{name}/{stem}", []).append(float(value))
                 self._scores.setdefault(f"val/{name}", []).append(float(value))
+
+    def log(self, module: L.LightningModule, separator: Separator) -> None:
+        """Log the means over all tracks of all devices, on every device, and forget the scores."""
+
+        def total(sums: Tensor) -> Tensor:
+            return cast(Tensor, module.trainer.strategy.reduce(sums, reduce_op="sum"))
+
+        for key, mean in self.means(separator, module.device, total).items():
+            module.log(key, mean, prog_bar=key == "val/si_sdr", rank_zero_only=False)
 
     def means(
         self, separator: Separator, device: torch.device, total: Callable[[Tensor], Tensor]
