@@ -134,13 +134,13 @@ def separate(cfg: DictConfig) -> Report:
         notes: list[str] = []
         pipeline = load_configured(values, note=lambda said: tell(said, notes, console))
         options = file_options(cfg, pipeline)
+        check_copies(jobs, pipeline)
         if pipeline.remainder is None and len(pipeline.stems) > 1 and not cfg.faithful:
             tell(NOT_ADDING_UP, notes, console)
-        check_copies(jobs, pipeline)
         if to_stdout and (len(jobs) != 1 or len(options.stems) != 1):
             raise ValueError(
                 f"output=- writes one stem of one song, not {len(options.stems)} of {len(jobs)}: "
-                f"choose with stems=[{pipeline.stems[0]}]"
+                f"choose with stems=[{options.stems[0]}]"
             )
         report = describe(cfg, pipeline)
         report.notes = notes
