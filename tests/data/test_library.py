@@ -103,6 +103,15 @@ def test_a_missing_folder_is_named_with_its_role(tmp_path: Path) -> None:
         open_library(write_tone(tmp_path / "tone.wav"))
 
 
+def test_a_cache_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_tone(tmp_path / "songs" / "tone.wav")
+    Library.open(tmp_path / "songs", role="vocals", cache_dir="~/cache")
+    assert len([*(tmp_path / "cache").glob("library-*.sqlite")]) == 1
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_second_opening_decodes_nothing_and_gives_the_same(tmp_path: Path) -> None:
     root = tmp_path / "songs"
     for number in range(3):

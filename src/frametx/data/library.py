@@ -95,7 +95,7 @@ class Library:
         Raises:
             ValueError: if a folder is missing, or no file in it can be used.
         """
-        cache = Path(cache_dir)
+        cache = Path(cache_dir).expanduser()
         places = [_place(root) for root in _as_list(roots)]
         if not places:
             raise ValueError(
