@@ -76,12 +76,25 @@ def test_a_folder_of_other_stems_is_refused_and_one_of_tracks_is_not(tmp_path: P
     assert folder_as_data([f"data={tmp_path}"])[0] == "data=tracks"
 
 
+def test_a_folder_of_other_stems_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for stem in ("voice", "noise"):
+        (tmp_path / stem).mkdir()
+        (tmp_path / stem / "one.wav").touch()
+    code, error = run_in_place(monkeypatch, capfd, f"data={tmp_path}")
+    assert code == 2
+    assert error.startswith(f"error: data={tmp_path} holds noise, voice, and every one of stems=[")
+    assert error.count("\n") == 1
+
+
 def test_stems_are_those_of_the_command_line_or_its_experiment() -> None:
     four = ["data=x", "stems=[vocals,drums,bass,other]"]
     assert stems_of(four, "train") == ("vocals", "drums", "bass", "other")
     assert stems_of(["data=x", "experiment=demo_speakers"], "train") == ("speaker_1", "speaker_2")
     assert stems_of(["data=x", "experiment=nothing"], "train") == ("vocals", "instrumental")
-    assert stems_of(["data=x", "stems=3"], "train") == ("vocals", "instrumental")
+    for mistake in ("stems=3", "stems=drums", "stems=["):
+        assert stems_of(["data=x", mistake], "train") == ("vocals", "instrumental")
     assert stems_of(["data=x"], "evaluate") == ("vocals", "instrumental")
 
 

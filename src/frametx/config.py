@@ -199,7 +199,7 @@ def stems_of(arguments: Sequence[str], config_name: str) -> tuple[str, ...]:
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             stems = hydra.compose(config_name, overrides=named).stems
-        return tuple(str(stem) for stem in stems or DEFAULT_STEMS)
+        return DEFAULT_STEMS if isinstance(stems, str) else tuple(stems or DEFAULT_STEMS)
     except (HydraException, OmegaConfBaseException, TypeError):
         return DEFAULT_STEMS
     finally:

@@ -442,6 +442,8 @@ def test_the_device_draws_what_the_cpu_draws() -> None:
             lambda: plain(mixup=Mixup(0.5, stems=("drums",))),
             "stems of the mixup: drums must be among the stems",
         ),
+        (lambda: plain(stems="vocals"), r"stems \(vocals\) must be a list of names"),
+        (lambda: plain(stems=4), r"stems \(4\) must be a list of names"),
         (lambda: plain(stems=("vocals",)), r"stems \(\['vocals'\]\) must be two at least"),
         (lambda: plain(stems=("a", "a")), "each of another name"),
         (lambda: plain(stems=("sample", "a")), "sample cannot be a stem"),

@@ -477,6 +477,8 @@ class Voxaug(nn.Module):
 
 
 def _checked_stems(stems: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(stems, str) or not isinstance(stems, Sequence):
+        raise ValueError(f"stems ({stems}) must be a list of names: stems=[vocals,instrumental]")
     if len(stems) < 2 or len(set(stems)) < len(stems):
         raise ValueError(
             f"stems ({list(stems)}) must be two at least, each of another name: a mixture of one "
