@@ -4,7 +4,7 @@
     .pt2            a graph of torch.export, run by torch alone, without a line of ours
     .onnx           a graph for ONNX Runtime and whatever else reads ONNX
 
-A graph is the network, or the whole separator with the STFT as convolutions of real numbers. Every
+A graph is the network, or the whole separator, its STFT as convolutions of real numbers. Every
 file is made in a folder of its own, loaded again there by the program it is meant for, and run
 beside the checkpoint; only what agrees is moved to its place.
 """
@@ -34,10 +34,12 @@ from frametx.checkpoint import PREFIX, first_line, load_separator, read_checkpoi
 from frametx.config import hydra_main
 from frametx.nn.residual_scores import use_backend
 from frametx.separator import SpectrogramSeparator
+from frametx.waveform_separator import WaveformSeparator, with_levels_of
 
 SUFFIXES = (".safetensors", ".pt2", ".onnx")
 OPSET = 20  # the first whose GELU is one node; ONNX Runtime reads it since 1.17
 MIN_FRAMES = 8  # of a graph for any number of frames: fewer meet special cases of strided kernels
+Graphed = SpectrogramSeparator | WaveformSeparator
 METADATA = "frametx"  # key of the JSON text in .onnx; with .json behind it in .pt2
 
 
@@ -68,6 +70,40 @@ class RealSeparator(nn.Module):
             return estimates
         at = self.separator.stems.index(self.separator.complement)
         return with_rest(estimates, mixture, at)
+
+
+class PlainSeparator(nn.Module):
+    """A separator of samples in operations that every format knows: mixture in, stems out.
+
+    Args:
+        separator: whose network, levels, stems and complement are taken over.
+    """
+
+    def __init__(self, *, separator: WaveformSeparator) -> None:
+        super().__init__()
+        self.separator = separator
+
+    def forward(self, mixture: Float[Tensor, "B C L"]) -> Float[Tensor, "B S C L"]:
+        """The estimated stems."""
+        estimates = self.separator.network(mixture)
+        if self.separator.levels == "mixture":
+            estimates = with_levels_of(mixture, estimates, solve=eliminated)
+        if self.separator.complement is None:
+            return estimates
+        at = self.separator.stems.index(self.separator.complement)
+        return with_rest(estimates, mixture, at)
+
+
+def eliminated(
+    matrices: Float[Tensor, "B S S"], right: Float[Tensor, "B S"]
+) -> Float[Tensor, "B S"]:
+    """Solutions of positive definite equations, by elimination in sums and products alone."""
+    rows = torch.cat([matrices, right.unsqueeze(-1)], dim=-1)
+    for pivot in range(matrices.shape[1]):
+        row = rows[:, pivot : pivot + 1] / rows[:, pivot : pivot + 1, pivot : pivot + 1]
+        rows = rows - rows[:, :, pivot : pivot + 1] * row
+        rows = torch.cat([rows[:, :pivot], row, rows[:, pivot + 1 :]], dim=1)
+    return rows[..., -1]
 
 
 class Part(NamedTuple):
@@ -104,7 +140,7 @@ def export(cfg: DictConfig) -> Path:
     check_options(cfg, source, output)
     stored = read_checkpoint(source)
     separator = load_separator(source)
-    if output.suffix != ".safetensors" and not isinstance(separator, SpectrogramSeparator):
+    if output.suffix != ".safetensors" and not isinstance(separator, Graphed):
         raise ValueError(
             f"{source} holds a {type(separator).__name__}, which is not one graph: "
             "export its members one by one, or write .safetensors"
@@ -118,7 +154,7 @@ def export(cfg: DictConfig) -> Path:
         if output.suffix == ".safetensors":
             write_safetensors(made, cast(nn.Module, separator), stored["frametx"])
         else:
-            assert isinstance(separator, SpectrogramSeparator)
+            assert isinstance(separator, Graphed)
             write_graph(made, separator, cfg, model=str(stored["frametx"]["model"]))
         move(made, output)
     return output
@@ -145,9 +181,17 @@ def check_options(cfg: DictConfig, source: Path, output: Path) -> None:
         raise ValueError(f"part={cfg.part} must be network or separator")
     if cfg.frames is not None and (not isinstance(cfg.frames, int) or cfg.frames < 1):
         raise ValueError(f"frames={cfg.frames} must be a whole number of at least 1, or null")
+    if cfg.samples is not None and (not isinstance(cfg.samples, int) or cfg.samples < 1):
+        raise ValueError(f"samples={cfg.samples} must be a whole number of at least 1, or null")
     if not 0 < cfg.tolerance < 1:
         raise ValueError(f"tolerance={cfg.tolerance} must be between 0 and 1")
-    of_graphs = {"part": "network", "frames": None, "dynamic": False, "external_data": False}
+    of_graphs = {
+        "part": "network",
+        "frames": None,
+        "samples": None,
+        "dynamic": False,
+        "external_data": False,
+    }
     changed = [f"{name}={cfg[name]}" for name, value in of_graphs.items() if cfg[name] != value]
     if output.suffix == ".safetensors" and changed:
         raise ValueError(
@@ -179,17 +223,14 @@ def write_safetensors(path: Path, separator: nn.Module, made_by: Mapping[str, An
     print(f"weights and config of {made_by['model']}: {len(again)} tensors, read again bit by bit")
 
 
-def write_graph(
-    path: Path, separator: SpectrogramSeparator, cfg: DictConfig, *, model: str
-) -> None:
+def write_graph(path: Path, separator: Graphed, cfg: DictConfig, *, model: str) -> None:
     """Trace, write, load again and compare.
 
     Raises:
         ValueError: if the network cannot be exported this way.
         NotEqualError: if what is loaded again differs by more than `cfg.tolerance`.
     """
-    make_part = network_part if cfg.part == "network" else separator_part
-    part = make_part(separator, frames=cfg.frames, dynamic=cfg.dynamic)
+    part = part_of(separator, cfg)
     compared = part.inputs | (part.others if cfg.dynamic else {})
     expected = {name: part.original(x) for name, x in compared.items()}
     # what is faster on this machine is no matter of the file; every runtime has matrix products
@@ -199,7 +240,7 @@ def write_graph(
     if path.suffix == ".pt2":
         with quiet():
             torch.export.save(program, path, extra_files={f"{METADATA}.json": facts})
-            run = torch.export.load(path).module()
+            run = read_again(path)
     else:
         write_onnx(path, program, part, facts, external_data=cfg.external_data)
         run = onnx_module(path)
@@ -209,6 +250,81 @@ def write_graph(
         f"{name} {' x '.join(map(str, axes))}" for name, axes in shapes_of(separator, part, cfg)
     )
     print(f"{cfg.part} of {model}, {num_parameters / 1e6:.1f} M parameters: {shapes}")
+
+
+def read_again(path: Path) -> nn.Module:
+    """A graph of torch, from its file.
+
+    Raises:
+        ValueError: if torch does not understand what it has written, which it first says here.
+    """
+    try:
+        return torch.export.load(path).module()
+    except RuntimeError as error:
+        raise ValueError(
+            "torch.export writes a file of this network that it cannot read again: dynamic=false "
+            "exports one length, and a dynamic graph can be written as .onnx"
+        ) from error
+
+
+def part_of(separator: Graphed, cfg: DictConfig) -> Part:
+    """What is exported, as conf/export.yaml says.
+
+    Raises:
+        ValueError: if the separator cannot be exported so.
+    """
+    if isinstance(separator, WaveformSeparator):
+        if cfg.frames is not None:
+            raise ValueError(
+                f"frames={cfg.frames}: this separator reads samples and has no frames: give their "
+                "number by samples="
+            )
+        whole = cfg.part == "separator"
+        return waveform_part(separator, whole=whole, samples=cfg.samples, dynamic=cfg.dynamic)
+    if cfg.samples is not None:
+        raise ValueError(
+            f"samples={cfg.samples}: this separator reads frames: give their number by frames="
+        )
+    make_part = network_part if cfg.part == "network" else separator_part
+    return make_part(separator, frames=cfg.frames, dynamic=cfg.dynamic)
+
+
+def waveform_part(
+    separator: WaveformSeparator, *, whole: bool, samples: int | None, dynamic: bool
+) -> Part:
+    """A network of samples, alone or with levels and complement.
+
+    Raises:
+        ValueError: if it takes no such number of samples.
+    """
+    # A length that is no whole number of strides is filled up by a case of its own.
+    multiple = int(getattr(separator.network, "stride", 1)) if dynamic else 1
+    if samples is None:
+        samples = separator.chunk_samples + -separator.chunk_samples % multiple
+    least = MIN_FRAMES * multiple
+    if dynamic and (samples % multiple or samples < 2 * least):
+        raise ValueError(
+            f"samples={samples} must be a multiple of {multiple} and at least {2 * least} with "
+            "dynamic=true for this network; with dynamic=false it can be exported"
+        )
+    free = None
+    others: dict[str, Tensor] = {}
+    if dynamic:
+        count = Dim("samples", min=least)
+        if multiple > 1:
+            count = multiple * Dim("multiples", min=MIN_FRAMES)
+        free = {0: Dim("batch"), 2: count}
+        other = other_length(samples, multiple, most=None)
+        others[f"{other} samples"] = music(separator, other, batch=3)
+    return Part(
+        module=PlainSeparator(separator=separator).eval() if whole else separator.network,
+        original=separator if whole else separator.network,
+        inputs=signals(separator, samples, batch=2 if dynamic else 1),
+        others=others,
+        dynamic_shapes=free,
+        input_name="mixture",
+        output_name="estimates",
+    )
 
 
 def network_part(separator: SpectrogramSeparator, *, frames: int | None, dynamic: bool) -> Part:
@@ -247,14 +363,17 @@ def network_part(separator: SpectrogramSeparator, *, frames: int | None, dynamic
         other = other_length(
             frames, multiple, most=crop_frames if separator.num_past_frames else None
         )
-        others[f"{other} frames"] = shown(separator, music(separator, other, batch=3))
+        made = music(separator, length_of(separator, other), batch=3)
+        others[f"{other} frames"] = shown(separator, made)
     batch = 2 if dynamic else 1
     return Part(
         module=separator.network,
         original=separator.network,
         inputs={
             name: shown(separator, signal)
-            for name, signal in signals(separator, frames, batch=batch).items()
+            for name, signal in signals(
+                separator, length_of(separator, frames), batch=batch
+            ).items()
         },
         others=others,
         dynamic_shapes=free,
@@ -286,11 +405,12 @@ def separator_part(separator: SpectrogramSeparator, *, frames: int | None, dynam
         free = {0: Dim("batch"), 2: Dim("samples", min=stft.num_samples(MIN_FRAMES))}
         other = other_length(frames, 1, most=None)
         # not a whole number of hops
-        others[f"{other} frames"] = music(separator, other, batch=3)[..., :-3]
+        made = music(separator, length_of(separator, other), batch=3)
+        others[f"{other} frames"] = made[..., :-3]
     return Part(
         module=RealSeparator(separator=separator).eval(),
         original=separator,
-        inputs=signals(separator, frames, batch=2 if dynamic else 1),
+        inputs=signals(separator, length_of(separator, frames), batch=2 if dynamic else 1),
         others=others,
         dynamic_shapes=free,
         input_name="mixture",
@@ -298,28 +418,29 @@ def separator_part(separator: SpectrogramSeparator, *, frames: int | None, dynam
     )
 
 
-def other_length(frames: int, multiple: int, *, most: int | None) -> int:
-    """A number of frames that a free axis should take as well: more, or fewer if it must."""
-    longer = frames + max(1, frames // (2 * multiple)) * multiple
+def other_length(length: int, multiple: int, *, most: int | None) -> int:
+    """A length that a free axis should take as well: more, or less if it must."""
+    longer = length + max(1, length // (2 * multiple)) * multiple
     if most is None or longer <= most:
         return longer
-    return max(multiple, frames - multiple)
+    return max(multiple, length - multiple)
 
 
-def signals(separator: SpectrogramSeparator, frames: int, *, batch: int) -> dict[str, Tensor]:
-    """Mixtures of so many frames with all the range that music has, the same every time."""
+def length_of(separator: SpectrogramSeparator, frames: int) -> int:
+    """Samples of so many frames, and of the crops before them that the network is shown."""
+    return separator.stft.num_samples(frames + separator.num_past_frames)
+
+
+def signals(separator: Graphed, num_samples: int, *, batch: int) -> dict[str, Tensor]:
+    """Mixtures of so many samples with all the range that music has, the same every time."""
     generator = torch.Generator().manual_seed(0)
-    tones = music(separator, frames, batch=batch)
+    tones = music(separator, num_samples, batch=batch)
     noise = 2 * torch.rand(tones.shape, generator=generator) - 1
     return {"music": tones, "silence": torch.zeros_like(tones), "full scale": noise.sign()}
 
 
-def music(separator: SpectrogramSeparator, frames: int, *, batch: int) -> Float[Tensor, "B C L"]:
-    """Plucked harmonic tones over a floor of noise at -80 dB, peak near full scale.
-
-    The length is that of the frames, and of the crops before them that the network is shown.
-    """
-    num_samples = separator.stft.num_samples(frames + separator.num_past_frames)
+def music(separator: Graphed, num_samples: int, *, batch: int) -> Float[Tensor, "B C L"]:
+    """Plucked harmonic tones over a floor of noise at -80 dB, peak near full scale."""
     time = torch.arange(max(1, num_samples)) / separator.sample_rate
     generator = torch.Generator().manual_seed(1)
     mixture = 1e-4 * torch.randn(batch, separator.num_channels, len(time), generator=generator)
@@ -368,7 +489,7 @@ def traced(part: Part, *, dynamic: bool) -> ExportedProgram:
                 prefer_deferred_runtime_asserts_over_guards=dynamic,
             )
     except RuntimeError as error:
-        way_out = "dynamic=false exports one number of frames" if dynamic else "it has no graph"
+        way_out = "dynamic=false exports one length" if dynamic else "it has no graph"
         raise ValueError(
             f"torch.export refuses this network: {first_line(error)}; {way_out}"
         ) from (error)
@@ -394,12 +515,19 @@ def write_onnx(
             )
     except RuntimeError as error:
         raise ValueError(
-            f"ONNX has no words for this network: {first_line(error)}; a .pt2 can be written"
+            f"ONNX has no words for this network: {reason_of(error)}; a .pt2 can be written"
         ) from error
     assert translated is not None
     translated.model.metadata_props[METADATA] = facts
     # None: torch writes a second file where one would be larger than the format allows
     translated.save(path, external_data=True if external_data else None)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a graph could not be translated: the message of the first error, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
 
 
 def onnx_module(path: Path) -> Callable[[Tensor], Tensor]:
@@ -444,12 +572,10 @@ def report_difference(
     print(f"{said} (tolerance {tolerance:g})")
 
 
-def describe(
-    separator: SpectrogramSeparator, part: Part, cfg: DictConfig, *, model: str
-) -> dict[str, Any]:
+def describe(separator: Graphed, part: Part, cfg: DictConfig, *, model: str) -> dict[str, Any]:
     """What a program must know to prepare the input and use the output."""
     (input_name, input_axes), (output_name, output_axes) = shapes_of(separator, part, cfg)
-    return {
+    facts = {
         "frametx": __version__,
         "torch": str(torch.__version__),
         "model": model,
@@ -461,6 +587,14 @@ def describe(
         "complement": separator.complement,
         "sample_rate": separator.sample_rate,
         "num_channels": separator.num_channels,
+        "ordered_stems": separator.ordered_stems,
+        "sums_to_mixture": separator.sums_to_mixture,
+        "chunk_samples": separator.chunk_samples,
+    }
+    if isinstance(separator, WaveformSeparator):
+        multiple = int(getattr(separator.network, "stride", 1)) if cfg.dynamic else 1
+        return facts | {"levels": separator.levels, "sample_multiple": multiple}
+    return facts | {
         "n_fft": separator.stft.n_fft,
         "hop_length": separator.stft.hop_length,
         "window": "periodic Hann",
@@ -473,19 +607,17 @@ def describe(
         "num_past_frames": separator.num_past_frames,
         "crop_frames": separator.crop_frames,
         "chunk_frames": separator.stft.num_frames(separator.chunk_samples),
-        "chunk_samples": separator.chunk_samples,
     }
 
 
-def shapes_of(
-    separator: SpectrogramSeparator, part: Part, cfg: DictConfig
-) -> list[tuple[str, list[int | str]]]:
+def shapes_of(separator: Graphed, part: Part, cfg: DictConfig) -> list[tuple[str, list[int | str]]]:
     """Names and axes of what comes in and goes out; a name instead of a number where it is free."""
     shape = next(iter(part.inputs.values())).shape
     batch: int | str = "batch" if cfg.dynamic else shape[0]
-    if cfg.part == "separator":
+    if isinstance(separator, WaveformSeparator) or cfg.part == "separator":
         samples: int | str = "samples" if cfg.dynamic else shape[-1]
-        stems = len(separator.stems)
+        is_without = cfg.part == "network" and separator.complement is not None
+        stems = len(separator.stems) - is_without
         given: Sequence[int | str] = [batch, shape[1], samples]
         answer: Sequence[int | str] = [batch, stems, shape[1], samples]
     else:

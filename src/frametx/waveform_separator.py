@@ -1,6 +1,6 @@
 """A separator whose network takes samples and gives samples: no STFT, no phase of the mixture."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -86,11 +86,19 @@ class WaveformSeparator(nn.Module):
 
 
 def with_levels_of(
-    mixture: Float[Tensor, "B C L"], estimates: Float[Tensor, "B S C L"]
+    mixture: Float[Tensor, "B C L"],
+    estimates: Float[Tensor, "B S C L"],
+    *,
+    solve: Callable[[Tensor, Tensor], Tensor] = torch.linalg.solve,
 ) -> Float[Tensor, "B S C L"]:
     """Estimates, each times a factor: those whose sum differs least from the mixture in energy.
 
     The factors are a function of the estimates like any other, and the gradient goes through them.
+
+    Args:
+        mixture: of the estimates.
+        estimates: at any level.
+        solve: of matrices B S S and right sides B S the solutions; for graphs that have no solver.
     """
     with torch.autocast(mixture.device.type, enabled=False):
         parts, whole = estimates.flatten(2).float(), mixture.flatten(1).float()
@@ -98,5 +106,5 @@ def with_levels_of(
         mean_energy = energies.diagonal(dim1=1, dim2=2).mean(dim=1)
         ridge = (_RIDGE * mean_energy).clamp_min(torch.finfo(parts.dtype).tiny)
         ridged = energies + ridge[:, None, None] * torch.eye(parts.shape[1], device=parts.device)
-        gains = torch.linalg.solve(ridged, (parts @ whole[..., None]).squeeze(-1))
+        gains = solve(ridged, (parts @ whole[..., None]).squeeze(-1))
     return estimates * gains[..., None, None].to(estimates.dtype)
