@@ -478,3 +478,16 @@ def test_what_is_said_of_an_optional_stem_is_passed_over() -> None:
         extra={"drums": ExtraParts(1)},
     )
     assert torch.equal(told(batch), plain()(batch))
+
+
+def test_none_for_a_stem_is_as_if_it_were_not_said() -> None:
+    batch, flip = noise_batch(16), [PolarityFlip(probability=1)]
+    nothing = {"vocals": None}
+    told = plain(
+        transforms=nothing,
+        default_transforms=flip,
+        level_db=nothing,
+        silent_probability=nothing,
+        extra=nothing,
+    )
+    assert torch.equal(told(batch), plain(default_transforms=flip)(batch))

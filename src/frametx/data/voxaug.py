@@ -13,6 +13,7 @@ sample number: neither rank, worker, batch nor order changes a sample. What a st
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -40,6 +41,7 @@ SILENCE_RMS = 1e-4
 """Excerpts below this (-80 dBFS) are silent: they are not brought to any level."""
 MAX_LEVELLING_DB = 20.0
 """A nearly silent stem is not lifted further, or its noise would become its sound."""
+Said = TypeVar("Said")
 SAMPLE = "sample"
 """Key of the sample numbers in a batch; all others are names of parts."""
 
@@ -207,17 +209,17 @@ class Voxaug(nn.Module):
         *,
         seed: int,
         stems: Sequence[str],
-        transforms: Mapping[str, Sequence[Transform]] | None = None,
+        transforms: Mapping[str, Sequence[Transform] | None] | None = None,
         default_transforms: Sequence[Transform] = (),
-        level_db: Mapping[str, tuple[float, float]] | None = None,
+        level_db: Mapping[str, tuple[float, float] | None] | None = None,
         silent_stem_probability: float = 0.0,
-        silent_probability: Mapping[str, float] | None = None,
-        extra: Mapping[str, ExtraParts] | None = None,
+        silent_probability: Mapping[str, float | None] | None = None,
+        extra: Mapping[str, ExtraParts | None] | None = None,
         mixup: Mixup | None = None,
         max_peak: float | None = None,
         optional_stems: Collection[str] = (),
     ) -> None:
-        """Draws nothing yet.
+        """Draws nothing yet. What is None for a stem is as if it were not said.
 
         Args:
             seed: of all draws.
@@ -240,24 +242,22 @@ class Voxaug(nn.Module):
             ValueError: if a value is out of its range, or anything is said of an unknown stem.
         """
         super().__init__()
-        transforms, level_db = transforms or {}, level_db or {}
-        silent_probability, extra = silent_probability or {}, extra or {}
+        chains, levels, extras = _said(transforms), _said(level_db), _said(extra)
+        silent = _said(silent_probability)
         self.stems = _checked_stems(stems)
         for name, known in (
-            ("transforms", transforms),
-            ("silent_probability", silent_probability),
-            ("extra", extra),
+            ("transforms", chains),
+            ("silent_probability", silent),
+            ("extra", extras),
         ):
             _check_known(name, known, {*self.stems, *optional_stems}, self.stems)
-        _check_known("level_db", level_db, self.stems, self.stems)
-        if level_db and set(level_db) == set(self.stems):
+        _check_known("level_db", levels, self.stems, self.stems)
+        if levels and set(levels) == set(self.stems):
             raise ValueError(
-                f"level_db ({list(level_db)}) must leave out a stem at least: levels are above the "
+                f"level_db ({list(levels)}) must leave out a stem at least: levels are above the "
                 "sum of the stems that are not named"
             )
-        silent = {
-            stem: silent_probability[stem] for stem in self.stems if stem in silent_probability
-        }
+        silent = {stem: silent[stem] for stem in self.stems if stem in silent}
         for probability in (silent_stem_probability, *silent.values()):
             checked_probability(probability)
         if silent_stem_probability + sum(silent.values()) > 1:
@@ -270,15 +270,13 @@ class Voxaug(nn.Module):
         mixed = self.stems if mixup is None or mixup.stems is None else mixup.stems
         _check_known("stems of the mixup", mixed, self.stems, self.stems)
         self.seed = seed
-        self.transforms = {
-            stem: tuple(transforms.get(stem, default_transforms)) for stem in self.stems
-        }
+        self.transforms = {stem: tuple(chains.get(stem, default_transforms)) for stem in self.stems}
         self.level_db = {
-            stem: checked_range(f"level_db.{stem}", bounds) for stem, bounds in level_db.items()
+            stem: checked_range(f"level_db.{stem}", bounds) for stem, bounds in levels.items()
         }
         self.silent_stem_probability = silent_stem_probability
         self.silent_probability = silent
-        self.extra = {stem: extra[stem] for stem in self.stems if stem in extra}
+        self.extra = {stem: extras[stem] for stem in self.stems if stem in extras}
         self.mixup = mixup
         self.max_peak = max_peak
         self.counted = tuple(sorted(self.stems, reverse=True))
@@ -474,6 +472,10 @@ class Voxaug(nn.Module):
                 is_this = (drawn[:, 0] >= begin) & (drawn[:, 0] < edge)
                 is_silent[:, self.stems.index(stem)] |= is_this
         return (~is_silent).to(torch.float32)
+
+
+def _said(by_stem: Mapping[str, Said | None] | None) -> dict[str, Said]:
+    return {stem: value for stem, value in (by_stem or {}).items() if value is not None}
 
 
 def _checked_stems(stems: Sequence[str]) -> tuple[str, ...]:
