@@ -183,7 +183,7 @@ class Tracks:
 
     def _expected(self) -> str:
         wanted = ", ".join(f"<track>/{stem}.wav" for stem in self.stems)
-        return f"expected {wanted} (or {', '.join(SUFFIXES[1:])})"
+        return f"expected {wanted} (or {', '.join(SUFFIXES[1:])}), or <track>{SUFFIX}"
 
 
 def _unpacked(files: Mapping[str, Path], start: Path, cache_dir: Path | str | None) -> Path:
