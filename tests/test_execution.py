@@ -57,6 +57,28 @@ def test_out_of_memory_halves_the_batch_and_says_so(message: str | None) -> None
     assert separator.shapes == [(2, LENGTH)] * 4  # nothing is tried again
 
 
+class Swapping(Small):
+    """The same, its stems the other way round in every second call that succeeds."""
+
+    ordered_stems = False
+
+    def __call__(self, mixtures: Tensor) -> Tensor:
+        estimates = super().__call__(mixtures)
+        return estimates.flip(1) if len(self.shapes) % 2 else estimates
+
+
+def test_pieces_of_stems_without_an_order_are_brought_into_one() -> None:
+    mixtures = noise(1)
+    execution = Execution(device="cpu")
+    swapping = Swapping(LENGTH // 3)
+    for _ in range(2):  # an odd number of pieces begins with the other stem the next time
+        estimates = execution(swapping, mixtures)[0]
+        loud = int(estimates[0].square().sum() < estimates[1].square().sum())
+        torch.testing.assert_close(estimates[loud], 0.75 * mixtures[0])
+        torch.testing.assert_close(estimates[1 - loud], 0.25 * mixtures[0])
+    assert execution.num_pieces == 4
+
+
 @pytest.mark.parametrize("limit", [LENGTH - 1, LENGTH // 3])
 def test_then_the_chunk_is_cut_into_pieces_that_fade_into_each_other(limit: int) -> None:
     notes: list[str] = []

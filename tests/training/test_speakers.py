@@ -291,6 +291,63 @@ def test_speakers_are_scored_under_their_best_order_and_stems_under_their_own(
     assert (means["val/si_sdr/speaker_1"] > 30) == (not has_order)
 
 
+class SwappingBands(Bands):
+    """The same, the other way round in every second chunk."""
+
+    ordered_stems = False
+    sums_to_mixture = False
+    chunk_samples = 1_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_calls = 0
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        self.num_calls += 1
+        estimates = super().forward(mixture)
+        return estimates.flip(1) if self.num_calls % 2 else estimates
+
+
+def test_speakers_who_change_places_from_chunk_to_chunk_are_validated_as_they_are_separated() -> (
+    None
+):
+    time_s = torch.arange(4_000) / RATE
+    stems = torch.stack([torch.sin(2 * torch.pi * hz * time_s)[None] for hz in (500, 2_000)])
+    track = Mixture("tones", stems, RATE, has_order=False)
+    found: list[float] = []
+    for ordered in (False, True):
+        separator, scores = SwappingBands(), TrackScores(overlap=0.25)
+        separator.ordered_stems = ordered
+        scores.add(separator, track, torch.device("cpu"))
+        assert separator.num_calls > 3
+        means = scores.means(separator, torch.device("cpu"), lambda sums: sums)
+        found.append(means["val/si_sdr"])
+    assert found[0] > 20
+    assert found[1] < 5  # what a separator would score that says its order is fixed
+
+
+def test_a_loss_that_takes_any_order_needs_a_separator_that_says_so(
+    tmp_path: Path, compose_speakers: Callable[..., DictConfig]
+) -> None:
+    cfg = compose_speakers(tmp_path, "data.speakers=nowhere")
+    assert cfg.separator.ordered_stems is False
+    with pytest.raises(ValueError, match=r"loss=pit_si_snr .* add ordered_stems=false") as refused:
+        train(compose_speakers(tmp_path, "ordered_stems=true"))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"module.overlap=0 with ordered_stems=false"):
+        train(compose_speakers(tmp_path, "module.overlap=0"))
+
+
+def test_every_model_of_samples_hears_that_speakers_have_no_order() -> None:
+    files = sorted((conf_dir() / "model").glob("*.yaml"))
+    names = [file.stem for file in files if "\nseparator: ${waveform_sep" in file.read_text()]
+    assert "sepformer" in names
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for name in ("v7_tiny", *names):  # and one of spectrograms, whose separator is train.yaml's
+            cfg = compose("train", [f"model={name}", "data=speakers", "data.speakers=x"])
+            assert cfg.separator.ordered_stems is False, name
+
+
 def test_a_run_trains_validates_resumes_exactly_and_its_checkpoint_separates(
     tmp_path: Path, compose_speakers: Callable[..., DictConfig]
 ) -> None:
