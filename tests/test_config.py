@@ -62,6 +62,8 @@ def test_a_folder_as_data_becomes_the_file_that_reads_it(tmp_path: Path) -> None
     assert folder_as_data([f"data={voices}"])[0] == "data=tracks"
     assert folder_as_data(["data=demo"]) == ["data=demo"]
     assert folder_as_data(["data=no_such_thing"]) == ["data=no_such_thing"]
+    long = f"bench.field.networks=[{'x' * 5000}]"  # no path can be so long
+    assert folder_as_data([long]) == [long]
 
 
 def test_a_folder_of_other_stems_is_refused_and_one_of_tracks_is_not(tmp_path: Path) -> None:

@@ -184,6 +184,8 @@ def test_the_remainder_may_be_chosen() -> None:
     assert remainder_index(("vocals", "instrumental"), None) == 1
     assert remainder_index(("instrumental", "vocals"), None) == 0
     assert remainder_index(("drums", "bass", "other"), None) == 2
+    assert remainder_index(("drums", "bass", "other"), None, complement="drums") == 0
+    assert remainder_index(("vocals", "instrumental"), None, complement="vocals") == 1
     assert remainder_index(("drums", "bass", "other"), "bass") == 1
     assert remainder_index(("vocals",), None) is None
     with pytest.raises(ValueError, match=r"remainder=piano must be one of .*drums.* or none"):

@@ -243,9 +243,12 @@ def folder_as_data(arguments: Sequence[str], stems: Sequence[str] = DEFAULT_STEM
     replaced: list[str] = []
     for argument in arguments:
         key, _, value = argument.partition("=")
+        if key != "data" or not value:  # other values may be longer than any path can be
+            replaced.append(argument)
+            continue
         folder = Path(value).expanduser()
         is_name = (conf_dir() / "data" / f"{value}.yaml").is_file()
-        if key != "data" or not value or is_name or not folder.is_dir():
+        if is_name or not folder.is_dir():
             replaced.append(argument)
         elif holds_libraries(folder, stems):
             replaced += ["data=stems", f"data.root={quoted(folder)}"]

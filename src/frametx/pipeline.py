@@ -48,6 +48,7 @@ from frametx.separator import (
     NO_REMAINDER,
     Separator,
     SpectrogramSeparator,
+    complement_of,
     has_ordered_stems,
     sums_to_mixture,
 )
@@ -117,6 +118,7 @@ class Pipeline:
             self.stems,
             self._remainder_wanted(),
             sums=all(map(sums_to_mixture, self.members)),
+            complement=complement_of(self.members[0]),
         )
         self._check_remainder()
         # Its name; None if there is none, or the stems do not sum to the mixture.

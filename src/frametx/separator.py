@@ -43,6 +43,11 @@ def sums_to_mixture(separator: object) -> bool:
     return bool(getattr(separator, "sums_to_mixture", True))
 
 
+def complement_of(separator: object) -> str | None:
+    """The stem that is the mixture minus the others; None if there is no such stem."""
+    return getattr(separator, "complement", None)
+
+
 def has_ordered_stems(separator: object) -> bool:
     """Whether each estimate is always the same stem."""
     return bool(getattr(separator, "ordered_stems", True))

@@ -28,6 +28,7 @@ from frametx.separator import (
     Past,
     Separator,
     SpectrogramSeparator,
+    complement_of,
     has_ordered_stems,
     sums_to_mixture,
 )
@@ -71,7 +72,12 @@ def separate_blocks(
     chunk_samples = separator.chunk_samples if chunk_samples is None else chunk_samples
     hop = hop_samples(chunk_samples, overlap)
     check_overlap(separator, chunk_samples=chunk_samples, overlap=overlap)
-    rest = remainder_index(separator.stems, remainder, sums=sums_to_mixture(separator))
+    rest = remainder_index(
+        separator.stems,
+        remainder,
+        sums=sums_to_mixture(separator),
+        complement=complement_of(separator),
+    )
     return _stems(
         separator,
         blocks,
@@ -121,7 +127,11 @@ def separate_waveform(
 
 
 def remainder_index(
-    stems: tuple[str, ...], remainder: str | None, *, sums: bool = True
+    stems: tuple[str, ...],
+    remainder: str | None,
+    *,
+    sums: bool = True,
+    complement: str | None = None,
 ) -> int | None:
     """Which stem is the mixture minus the others; None if no stem is.
 
@@ -129,6 +139,8 @@ def remainder_index(
         stems: of the separator.
         remainder: a stem, or `none`; None chooses.
         sums: the separator's estimates sum to the mixture, so that one of them may be the rest.
+        complement: the stem that is the rest within what the separator hears. The instrumental goes
+            before it: of a network that masks it, the band that it cannot hear is no voice.
 
     Raises:
         ValueError: if the stem asked for is none of them.
@@ -140,7 +152,7 @@ def remainder_index(
     if len(stems) == 1 or remainder == NO_REMAINDER or (remainder is None and not sums):
         return None
     if remainder is None:
-        remainder = "instrumental" if "instrumental" in stems else stems[-1]
+        remainder = "instrumental" if "instrumental" in stems else complement or stems[-1]
     return stems.index(remainder)
 
 
