@@ -118,9 +118,9 @@ def test_mixtures_of_held_out_files_are_untouched_and_of_others_are_not(root: Pa
         ("Al James - Schoolboy Facination", "Al James - Another Song", None),
         ("track_001", "track_001", None),
         ("12 - 34", "12 - 34", None),
-        ("anything at all", "Actions - Devil's Words", "MUSDB18"),
-        ("anything at all", "train/ANiMAL - Rockshow", "MUSDB18"),  # validated on
-        ("anything at all", "Zeno - Signs", None),
+        ("Actions - Devil's Words", "train/ANiMAL - Rockshow", "MUSDB18"),  # validated on
+        ("Actions - Devil's Words", "Zeno - Signs", None),
+        ("songs of my own", "Actions - Devil's Words", None),
     ],
 )
 def test_a_song_is_known_by_a_name_that_says_enough(
@@ -128,6 +128,11 @@ def test_a_song_is_known_by_a_name_that_says_enough(
 ) -> None:
     heard = TrainedOn.of_names([f"some/folder/{trained}"])
     assert heard.reason_against(tested, frozenset()) == reason
+
+
+def test_what_knows_nothing_may_have_heard_musdb18s_training_part() -> None:
+    assert TrainedOn().reason_against("Actions - Devil's Words", frozenset()) == "MUSDB18"
+    assert TrainedOn().reason_against("Zeno - Signs", frozenset()) is None
 
 
 def test_files_named_by_their_part_are_called_as_their_folder(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from frametx.data.files import AudioFile
 from frametx.data.library import Library
 from frametx.data.loudness import SILENT_LEVEL, levels
-from frametx.data.musdb18 import as_key, is_in_training_part
+from frametx.data.musdb18 import TRAINING_TRACKS, as_key, is_in_training_part
 
 KEY_BYTES = 5
 """Of a file or name: one of 20,000 is taken for another by chance in 1 of 50 million."""
@@ -88,7 +88,14 @@ class TrainedOn:
             return "content"
         if song_key(song) in self.songs:
             return "name"
-        return "MUSDB18" if is_in_training_part(song) else None
+        if is_in_training_part(song) and self._may_know_musdb18():
+            return "MUSDB18"
+        return None
+
+    def _may_know_musdb18(self) -> bool:
+        """Whether it has learned from MUSDB18's training part, or nobody knows what from."""
+        is_known = self.files or self.songs
+        return not is_known or any(song_key(name) in self.songs for name in TRAINING_TRACKS)
 
 
 def content_key(num_samples: int, sample_rate: int, peak: float, loudness: bytes) -> bytes | None:
