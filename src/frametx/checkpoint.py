@@ -181,12 +181,12 @@ def _published(name: Path | str) -> dict[str, Any]:
 
 
 def heard_by(path: Path | str) -> TrainedOn:
-    """What a checkpoint's weights have heard; nothing where it does not say.
+    """What a checkpoint's weights have heard; it is not all where it does not say.
 
     Reads no weights, so it is quick for a file of any size.
     """
     if pretrained.is_name(path):
-        return TrainedOn()
+        return TrainedOn(is_all=False)
     path = Path(path).expanduser()
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
@@ -195,7 +195,7 @@ def heard_by(path: Path | str) -> TrainedOn:
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (RuntimeError, pickle.UnpicklingError):  # not a file that we wrote
-            return TrainedOn()
+            return TrainedOn(is_all=False)
         made_by = stored["frametx"] if is_ours(stored) else {}
     return TrainedOn.from_stored(made_by.get("trained_on"))
 

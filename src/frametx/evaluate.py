@@ -99,6 +99,7 @@ def evaluate(
         resamples: of the bootstrap.
         seed: of the bootstrap.
         trained_on: what the pipeline's weights have heard; tracks of it do not count in the means.
+            None is not known.
         on_track: called with number, track and estimates, e.g. to keep a picture.
 
     Raises:
@@ -107,7 +108,7 @@ def evaluate(
     if len(evaluation_set) == 0:
         raise ValueError("there is no track to evaluate on: data.test is empty")
     check_resamples(resamples)  # now, not after hours of separating
-    heard = TrainedOn() if trained_on is None else trained_on
+    heard = TrainedOn(is_all=False) if trained_on is None else trained_on
     seen: dict[str, str] = {}
     scores: list[Score] = []
     audio_seconds = wall_seconds = 0.0

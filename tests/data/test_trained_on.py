@@ -72,7 +72,7 @@ def test_silence_is_no_content(tmp_path: Path) -> None:
 def test_what_is_stored_comes_back_and_is_small(root: Path) -> None:
     heard = TrainedOn.of_libraries([opened(root / "vocals")])
     assert TrainedOn.from_stored(json.loads(json.dumps(heard.stored()))) == heard
-    assert TrainedOn.from_stored(None) == TrainedOn()
+    assert TrainedOn.from_stored(None) == TrainedOn(is_all=False)
     many = TrainedOn(files=frozenset(n.to_bytes(KEY_BYTES) for n in range(20_000)))
     assert len(many.stored()["files"]) < 140_000
     assert TrainedOn.from_stored(many.stored()) == many
@@ -130,9 +130,15 @@ def test_a_song_is_known_by_a_name_that_says_enough(
     assert heard.reason_against(tested, frozenset()) == reason
 
 
-def test_what_knows_nothing_may_have_heard_musdb18s_training_part() -> None:
-    assert TrainedOn().reason_against("Actions - Devil's Words", frozenset()) == "MUSDB18"
-    assert TrainedOn().reason_against("Zeno - Signs", frozenset()) is None
+def test_what_does_not_say_all_it_heard_may_have_heard_musdb18s_training_part(root: Path) -> None:
+    """Weights by others, what goes on from them, and an ensemble with them."""
+    own = TrainedOn.of_libraries([opened(root / "vocals")])
+    unknown = TrainedOn(is_all=False)
+    on_top = TrainedOn.from_stored((unknown | own).stored())
+    for heard in (unknown, unknown | own, own | unknown, on_top):
+        assert heard.reason_against("Actions - Devil's Words", frozenset()) == "MUSDB18"
+        assert heard.reason_against("Zeno - Signs", frozenset()) is None
+    assert own.reason_against("Actions - Devil's Words", frozenset()) is None
 
 
 def test_files_named_by_their_part_are_called_as_their_folder(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -45,6 +45,9 @@ class TrainedOn:
 
     files: frozenset[bytes] = frozenset()
     songs: frozenset[bytes] = frozenset()
+    is_all: bool = True
+    """Whether it has heard nothing else. Weights that do not say what they learned from may have,
+    and so may what goes on from them."""
 
     @classmethod
     def of_libraries(cls, libraries: Iterable[Library]) -> Self:
@@ -64,17 +67,21 @@ class TrainedOn:
         return cls(songs=_without_none(song_key(PurePosixPath(name).name) for name in names))
 
     @classmethod
-    def from_stored(cls, stored: Mapping[str, str] | None) -> Self:
-        """What `stored` returned; nothing where a checkpoint has none."""
-        return cls() if stored is None else cls(_keys(stored["files"]), _keys(stored["songs"]))
+    def from_stored(cls, stored: Mapping[str, Any] | None) -> Self:
+        """What `stored` returned; None, where a checkpoint has none, may be anything."""
+        if stored is None:
+            return cls(is_all=False)
+        return cls(_keys(stored["files"]), _keys(stored["songs"]), stored.get("is_all", True))
 
-    def stored(self) -> dict[str, str]:
+    def stored(self) -> dict[str, str | bool]:
         """Plain values for a checkpoint: sorted keys behind one another, in base 64."""
-        return {"files": _text(self.files), "songs": _text(self.songs)}
+        return {"files": _text(self.files), "songs": _text(self.songs), "is_all": self.is_all}
 
     def __or__(self, other: "TrainedOn") -> "TrainedOn":
         """What either has heard."""
-        return TrainedOn(self.files | other.files, self.songs | other.songs)
+        return TrainedOn(
+            self.files | other.files, self.songs | other.songs, self.is_all and other.is_all
+        )
 
     def reason_against(self, name: str, files: frozenset[bytes]) -> str | None:
         """Why a track is no test for this network: one of `REASONS`, or None.
@@ -93,9 +100,8 @@ class TrainedOn:
         return None
 
     def _may_know_musdb18(self) -> bool:
-        """Whether it has learned from MUSDB18's training part, or nobody knows what from."""
-        is_known = self.files or self.songs
-        return not is_known or any(song_key(name) in self.songs for name in TRAINING_TRACKS)
+        """Whether it has learned from MUSDB18's training part, or nobody knows from what else."""
+        return not self.is_all or any(song_key(name) in self.songs for name in TRAINING_TRACKS)
 
 
 def content_key(num_samples: int, sample_rate: int, peak: float, loudness: bytes) -> bytes | None:

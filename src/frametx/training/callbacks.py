@@ -77,7 +77,7 @@ class Recipe(Callback):
     def __init__(self, *, recipe: dict[str, Any], heard_before: TrainedOn) -> None:
         self.recipe = recipe
         self.heard_before = heard_before
-        self._trained_on: dict[str, str] | None = None
+        self._trained_on: dict[str, str | bool] | None = None
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
