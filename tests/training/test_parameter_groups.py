@@ -127,12 +127,15 @@ def test_frozen_parameters_do_not_move_and_the_others_do() -> None:
 
 
 def test_a_frozen_batch_norm_keeps_its_statistics_and_another_does_not() -> None:
-    module = nn.Sequential(*(nn.BatchNorm2d(2), nn.BatchNorm2d(2)))
-    freeze_parameters(module, ["0.*"])
+    norms = (nn.BatchNorm2d(2), nn.BatchNorm2d(2), nn.BatchNorm2d(2, affine=False))
+    flat = (nn.Flatten(), nn.BatchNorm1d(18))  # as in Open-Unmix
+    module = nn.Sequential(*norms, *flat)
+    freeze_parameters(module, ["0.*", "4.*"])
     before = {name: value.clone() for name, value in module.named_buffers()}
     module.train()(1 + torch.randn(4, 2, 3, 3))
     moved = {n for n, value in module.named_buffers() if not torch.equal(value, before[n])}
-    assert {n for n in moved if "running" in n} == {"1.running_mean", "1.running_var"}
+    statistics = ("running_mean", "running_var")
+    assert {n for n in moved if "running" in n} == {f"{i}.{s}" for i in (1, 2) for s in statistics}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # of any number of dimensions
 from torch.optim import Optimizer
 
 DOWN = ("encoders", "encoder_transformers")
@@ -81,9 +82,8 @@ def freeze_parameters(module: nn.Module, patterns: Sequence[str]) -> list[str]:
         if name in found:
             parameter.requires_grad_(False)
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d) and not any(
-            p.requires_grad for p in layer.parameters()
-        ):
+        learns = [parameter.requires_grad for parameter in layer.parameters()]
+        if isinstance(layer, _BatchNorm) and learns and not any(learns):
             layer.momentum = 0.0
     return sorted(found)
 
