@@ -142,6 +142,22 @@ def test_what_the_package_has_fetched_once_is_found_without_the_internet(
     torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_code_among_the_files_that_the_package_keeps_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Runs:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return print, ("it ran",)
+
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"klass": Runs()}, tmp_path / "checkpoints" / "955717e8-8726e21a.th")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="htdemucs: refused, because what the package keeps in"):
+        load_separator("demucs:htdemucs")
+    assert "it ran" not in capsys.readouterr().out
+
+
 def test_a_bag_that_the_package_hands_over_is_read_like_its_files(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Open-Unmix from files as the package's training writes them; weights drawn at random."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,13 @@ def write(folder: Path, target: str, made: OneTarget) -> None:
     save_checkpoint({"state_dict": made.state_dict()}, True, str(folder), target)
     arguments = {"nfft": 128, "nb_channels": 2, "hidden_size": 8}
     (folder / f"{target}.json").write_text(json.dumps({"args": arguments}))
+
+
+class Runs:
+    """Prints where a file that holds one is read carelessly."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("it ran",)
 
 
 @pytest.fixture
@@ -87,6 +95,18 @@ def test_the_published_files_are_found_where_the_package_keeps_them(
     expected = theirs(x)
     tolerance = 1e-5 * expected.abs().max().item()
     torch.testing.assert_close(ours(x), expected, atol=tolerance, rtol=1e-5)
+
+
+def test_code_among_the_files_that_the_package_keeps_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"fc1.weight": Runs()}, tmp_path / "checkpoints" / "speech_f5e0d9f9.pth")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(ValueError, match="umxse: refused, because what the package keeps in"):
+        load_separator("openunmix:umxse")
+    assert "it ran" not in capsys.readouterr().out
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 def test_what_cannot_be_fetched_says_what_to_bring(

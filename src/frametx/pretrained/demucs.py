@@ -21,7 +21,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from frametx.pretrained.published import Pretrained
+from frametx.pretrained.published import Pretrained, no_code
 
 PUBLISHED = ("htdemucs", "htdemucs_ft", "htdemucs_6s")
 NAMES = tuple(f"demucs:{name}" for name in PUBLISHED)
@@ -189,7 +189,7 @@ def _fetched(name: str, model: str) -> Bag:
     """What the package fetches from the internet, or has fetched before.
 
     Raises:
-        ValueError: if it publishes no HTDemucs of this name.
+        ValueError: if it publishes no HTDemucs of this name, or it is damaged or holds code.
         FileNotFoundError: if it cannot be fetched.
     """
     if model not in PUBLISHED:
@@ -197,11 +197,17 @@ def _fetched(name: str, model: str) -> Bag:
             f"{name}: no published weights of this name; there are {', '.join(NAMES)}, and "
             "demucs:FOLDER/NAME reads the package's files in a folder"
         )
+    from demucs.htdemucs import HTDemucs
     from demucs.pretrained import get_model
 
     try:
-        with _quiet():
+        with _quiet(), no_code(HTDemucs, Fraction):
             found: Any = get_model(model)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{name}: refused, because what the package keeps in {torch.hub.get_dir()} is damaged, "
+            "or holds code, or another network than HTDemucs: delete it there"
+        ) from error
     except (OSError, RuntimeError) as error:
         wanted = ", ".join(_addresses(_bag_file(model)))
         raise FileNotFoundError(
@@ -297,7 +303,7 @@ def _read_network(path: Path) -> Stored:
     if checksum and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(checksum):
         raise ValueError(f"{path} is damaged: its checksum is not the one in its name")
     try:
-        with torch.serialization.safe_globals([HTDemucs, Fraction]):
+        with no_code(HTDemucs, Fraction):
             package = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(

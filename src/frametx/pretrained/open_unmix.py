@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from frametx.pretrained.published import Pretrained
+from frametx.pretrained.published import Pretrained, no_code
 
 
 class Rates(NamedTuple):
@@ -160,12 +160,19 @@ def _fetched(name: str, model: str) -> dict[str, Mapping[str, Tensor]]:
     """What the package fetches from the internet, or has fetched before.
 
     Raises:
+        ValueError: if it is damaged or holds code.
         FileNotFoundError: if it cannot be fetched.
     """
     import openunmix
 
     try:
-        found = getattr(openunmix, f"{model}_spec")()
+        with no_code():
+            found = getattr(openunmix, f"{model}_spec")()
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{name}: refused, because what the package keeps in {torch.hub.get_dir()} is damaged, "
+            "or holds more than plain weights: delete it there"
+        ) from error
     except (OSError, RuntimeError) as error:
         kept = Path(torch.hub.get_dir()) / "checkpoints"
         raise FileNotFoundError(

@@ -1,8 +1,14 @@
-"""What reading somebody else's weights gives."""
+"""What reading somebody else's weights gives, and what keeps it from running code."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch obeys it whatever its caller asks for
 
 
 class Pretrained(NamedTuple):
@@ -17,3 +23,18 @@ class Pretrained(NamedTuple):
     model: str
     separator: dict[str, Any]
     weights: dict[str, Tensor]
+
+
+@contextmanager
+def no_code(*classes: type) -> Iterator[None]:
+    """Let `torch.load` read plain weights and these classes alone, whatever a package asks for."""
+    before = os.environ.get(_WEIGHTS_ONLY)
+    os.environ[_WEIGHTS_ONLY] = "1"
+    try:
+        with torch.serialization.safe_globals(list(classes)):
+            yield
+    finally:
+        if before is None:
+            del os.environ[_WEIGHTS_ONLY]
+        else:
+            os.environ[_WEIGHTS_ONLY] = before
