@@ -24,6 +24,7 @@ from frametx.data.tracks import Mixture
 from frametx.evaluate import (
     Evaluation,
     Keep,
+    beside,
     evaluate,
     evaluation_set,
     file_name,
@@ -180,6 +181,12 @@ def test_file_names_are_safe_and_unlike() -> None:
     assert file_name(1, "a\\b* c<") == "002_a_b_c_"
     assert len(file_name(2, "Ä" * 500)) < 100
     assert file_name(0, "../../x") == "001_.._.._x"
+
+
+def test_results_lie_beside_the_checkpoint_but_not_in_a_folder_named_like_weights() -> None:
+    assert beside("~/runs/x/best.ckpt") == Path("~/runs/x/evaluation")
+    for name in ("demucs:htdemucs", "demucs:/my/files/htdemucs", "openunmix:/my/files"):
+        assert beside(name) == Path("evaluation")
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, "some", None])

@@ -36,6 +36,7 @@ from frametx.metrics.report import table, write_csv, write_json
 from frametx.metrics.scores import Score, score_track
 from frametx.metrics.summary import Summary, summarise
 from frametx.pipeline import Pipeline
+from frametx.pretrained import is_name
 from frametx.separator import Separator
 
 MOST_NAMED = 5  # tracks in a line of the report; tracks.csv marks all of them
@@ -255,6 +256,11 @@ class Keep:
                 write_wav(folder / f"{part}.wav", waveform, sample_rate=mixture.sample_rate)
 
 
+def beside(ckpt: str) -> Path:
+    """Where results go if nobody says: beside the checkpoint; of published weights, here."""
+    return Path("evaluation") if is_name(ckpt) else Path(ckpt).parent / "evaluation"
+
+
 def file_name(index: int, track: str) -> str:
     """A track's name as one that every file system takes; the number keeps two of them apart."""
     safe = re.sub(r"[^\w.-]+", "_", track)
@@ -301,7 +307,7 @@ def main(cfg: DictConfig) -> None:
     pictures, wavs = (how_many(key, cfg[key]) for key in ("pictures", "wavs"))
     pipeline = load_configured(plain(cfg, CONFIG_KEYS), note=lambda said: print(said, flush=True))
     ckpts = [cfg.ckpt] if isinstance(cfg.ckpt, str) else list(cfg.ckpt)
-    output = Path(cfg.output or Path(ckpts[0]).parent / "evaluation").expanduser()
+    output = Path(cfg.output or beside(ckpts[0])).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     tracks = evaluation_set(cfg, pipeline)
     for line in getattr(tracks, "notes", ()):
