@@ -222,6 +222,10 @@ def test_files_that_are_damaged_hold_code_or_another_network_are_refused(
     torch.save({"klass": HTDemucs, "args": [print], "kwargs": {}}, tmp_path / "code.th")
     with pytest.raises(ValueError, match="refused"):
         load_separator(f"{place}/code")
+    for damaged in (b"nothing", b"", b".", b"h\xf8"):
+        (tmp_path / "damaged.th").write_bytes(damaged)
+        with pytest.raises(ValueError, match="refused, because it is damaged"):
+            load_separator(f"{place}/damaged")
     torch.save({"state": {}}, tmp_path / "nothing.th")
     with pytest.raises(ValueError, match="holds no HTDemucs"):
         load_separator(f"{place}/nothing")

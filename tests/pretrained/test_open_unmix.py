@@ -151,10 +151,11 @@ def test_files_that_do_not_belong_together_are_refused(folder: Path) -> None:
     (folder / "vocals-0123456789ab.pth").write_bytes((folder / "vocals.pth").read_bytes())
     with pytest.raises(ValueError, match=r"holds vocals twice: keep one \.pth"):
         load_separator(place)
-    (folder / "vocals-0123456789ab.pth").write_bytes(b"nothing")
     (folder / "vocals.pth").unlink()
-    with pytest.raises(ValueError, match="refused, because it is damaged"):
-        load_separator(place)
+    for damaged in (b"nothing", b"", b".", b"h\xf8", b"PK\x03\x04"):
+        (folder / "vocals-0123456789ab.pth").write_bytes(damaged)
+        with pytest.raises(ValueError, match="refused, because it is damaged"):
+            load_separator(place)
     (folder / "vocals-0123456789ab.pth").unlink()
     (folder / "separator.json").write_text(json.dumps(RATES | {"nfft": 256}))
     with pytest.raises(ValueError, match="gives 65 bins, but n_fft=256 has 129"):

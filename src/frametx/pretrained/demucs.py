@@ -21,7 +21,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from frametx.pretrained.published import Pretrained, no_code
+from frametx.pretrained.published import UNREADABLE, Pretrained, no_code
 
 PUBLISHED = ("htdemucs", "htdemucs_ft", "htdemucs_6s")
 NAMES = tuple(f"demucs:{name}" for name in PUBLISHED)
@@ -305,7 +305,7 @@ def _read_network(path: Path) -> Stored:
     try:
         with no_code(HTDemucs, Fraction):
             package = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{path}: refused, because it is damaged, or holds code, or another network than "
             "HTDemucs: only HTDemucs is read"

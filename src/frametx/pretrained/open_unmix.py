@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from frametx.pretrained.published import Pretrained, no_code
+from frametx.pretrained.published import UNREADABLE, Pretrained, no_code
 
 
 class Rates(NamedTuple):
@@ -199,7 +199,7 @@ def _read_folder(folder: Path) -> dict[str, Mapping[str, Tensor]]:
             raise ValueError(f"{folder} holds {target} twice: keep one .pth of it")
         try:
             found[target] = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except UNREADABLE as error:
             raise ValueError(
                 f"{path}: refused, because it is damaged, or holds more than plain weights"
             ) from error

@@ -1,6 +1,7 @@
 """What reading somebody else's weights gives, and what keeps it from running code."""
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -8,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, AttributeError)
+"""What `torch.load` raises of a file that is damaged, or holds more than it may."""
 _WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch obeys it whatever its caller asks for
 
 
