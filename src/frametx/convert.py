@@ -81,9 +81,10 @@ def convert_roformer(cfg: DictConfig, source: Path, output: Path) -> Path:
         raise ValueError(f"{', '.join(given)}: {said} says all that, so leave it out")
     if not said.is_file():
         raise FileNotFoundError(f"config={said}: no such file; give the YAML beside the checkpoint")
-    state_dict = legacy.state_dict_of(read_file(source))
+    stored = read_file(source)
     try:
-        found = roformer.convert(state_dict, roformer.read_config(said.read_text(encoding="utf-8")))
+        wanted = roformer.read_config(said.read_text(encoding="utf-8"))
+        found = roformer.convert(legacy.state_dict_of(stored), wanted)
     except ValueError as error:
         raise ValueError(f"{source} with {said}: {error}") from error
     separator = build(found.separator)

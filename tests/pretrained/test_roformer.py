@@ -250,5 +250,8 @@ def test_weights_that_would_be_misread_are_refused() -> None:
         separator_of(extra, said)
     with pytest.raises(ValueError, match="no weights of a BS- or Mel-Band RoFormer"):
         separator_of({"a": torch.zeros(1)}, said)
+    ungated = {k: v for k, v in weights.items() if "to_gates" not in k}
+    with pytest.raises(ValueError, match=r"it has no layers\.0\.0\..*to_gates\.weight, as"):
+        separator_of(ungated, said)
     with pytest.raises(ValueError, match="bins_per_band has 66 bins in all"):
         separator_of(weights, yaml_of(BS | {"stereo": False}))

@@ -99,7 +99,11 @@ def convert(state_dict: Mapping[str, Tensor], said: Mapping[str, Any]) -> Pretra
         for key, value in theirs.items()
         if (ours := _our_name(key, value, places, has_branches=has_branches)) is not None
     }
-    network = _config(weights, said_model, is_mel=is_mel)
+    try:
+        network = _config(weights, said_model, is_mel=is_mel)
+    except KeyError as error:
+        lacking = str(error.args[0]).removeprefix("roformer.")
+        raise ValueError(f"it has no {lacking}, as the package's networks do") from error
     sample_rate = int(said_model.get("sample_rate") or _of(said, "audio", "sample_rate") or 44_100)
     if is_mel:
         network["sample_rate"] = sample_rate
