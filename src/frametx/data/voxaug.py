@@ -244,7 +244,7 @@ class Voxaug(nn.Module):
         super().__init__()
         chains, levels, extras = _said(transforms), _said(level_db), _said(extra)
         silent = _said(silent_probability)
-        self.stems = _checked_stems(stems)
+        self.stems = checked_stems(stems)
         for name, known in (
             ("transforms", chains),
             ("silent_probability", silent),
@@ -478,7 +478,12 @@ def _said(by_stem: Mapping[str, Said | None] | None) -> dict[str, Said]:
     return {stem: value for stem, value in (by_stem or {}).items() if value is not None}
 
 
-def _checked_stems(stems: Sequence[str]) -> tuple[str, ...]:
+def checked_stems(stems: Sequence[str]) -> tuple[str, ...]:
+    """The stems of training data.
+
+    Raises:
+        ValueError: unless they are a list of two at least, each of another name.
+    """
     if isinstance(stems, str) or not isinstance(stems, Sequence):
         raise ValueError(f"stems ({stems}) must be a list of names: stems=[vocals,instrumental]")
     if len(stems) < 2 or len(set(stems)) < len(stems):

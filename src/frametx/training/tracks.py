@@ -14,6 +14,7 @@ from frametx.data.aligned import AlignedCrops, StemTransforms
 from frametx.data.division import Part
 from frametx.data.tracks import EvaluationSet, Tracks
 from frametx.data.trained_on import TrainedOn
+from frametx.data.voxaug import checked_stems
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.datamodule import Crops, SampleSource, StepDataModule
 
@@ -23,13 +24,16 @@ class TracksDataModule(StepDataModule):
 
     Args:
         root: folder whose train/ is trained on, see `frametx.data.division`.
-        stems: their names, in order.
+        stems: their names, in order, two at least.
         held_out: share of train/ that is validated on, where neither a folder valid/ nor MUSDB18's
             list says which tracks are.
         mix_songs: share of the samples whose stems come each from a song of its own, from 0 to 1.
         test: evaluated when training has ended; by `train.py`, not here.
         transforms: what chance does to each stem.
         The rest as for `StepDataModule`.
+
+    Raises:
+        ValueError: if there are not two stems.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class TracksDataModule(StepDataModule):
             decode_once=decode_once,
         )
         self.root = Path(root).expanduser()
-        self.stems = tuple(stems)
+        self.stems = checked_stems(stems)
         self.held_out = held_out
         self.mix_songs = mix_songs
         self.test = test
