@@ -88,6 +88,15 @@ def test_what_was_frozen_before_gets_no_adapter() -> None:
     assert not [name for name in adapted if name.startswith("layers.0.")]
 
 
+def test_batch_norms_keep_their_statistics_unless_they_are_trained() -> None:
+    network = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.BatchNorm1d(8))
+    adapt(network, rank=1, trained=["2.*"])
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    learn(network, 1 + torch.randn(4, 8))
+    moved = {n for n, value in network.named_buffers() if not torch.equal(value, before[n])}
+    assert {n for n in moved if "running" in n} == {"2.running_mean", "2.running_var"}
+
+
 def test_an_average_of_the_weights_can_be_taken_of_an_adapted_network() -> None:
     network = NETWORKS["v10_temporal"].build()
     adapt(network, rank=1)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from frametx.nn.low_rank import LowRank, num_added
-from frametx.training.parameter_groups import match_names
+from frametx.training.parameter_groups import keep_statistics, match_names
 
 
 def add_adapters(
@@ -24,8 +24,9 @@ def add_adapters(
 ) -> list[str]:
     """Let small products beside the weights learn, and nothing else; returns the weights' names.
 
-    A weight that is no larger than its product would be gets none, nor does a norm, a bias, or what
-    was frozen before.
+    Batch norms keep their statistics, unless `trained` names one of their parameters. A weight that
+    is no larger than its product would be gets none, nor does a norm, a bias, or what was frozen
+    before.
 
     Args:
         separator: with the weights that it starts from.
@@ -57,6 +58,7 @@ def add_adapters(
         )
     for name, parameter in learning.items():
         parameter.requires_grad_(name in kept)
+    keep_statistics(separator)
     for name in large:
         owner, _, tensor = name.rpartition(".")
         adapter = LowRank(shape=learning[name].shape, rank=rank, scale=scale)

@@ -81,11 +81,16 @@ def freeze_parameters(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     for name, parameter in module.named_parameters():
         if name in found:
             parameter.requires_grad_(False)
+    keep_statistics(module)
+    return sorted(found)
+
+
+def keep_statistics(module: nn.Module) -> None:
+    """Let batch norms of which no parameter learns keep the statistics they have."""
     for layer in module.modules():
         learns = [parameter.requires_grad for parameter in layer.parameters()]
         if isinstance(layer, _BatchNorm) and learns and not any(learns):
             layer.momentum = 0.0
-    return sorted(found)
 
 
 def match_names(names: Sequence[str], patterns: Sequence[str], *, key: str) -> set[str]:
