@@ -158,6 +158,27 @@ def test_a_track_that_loses_a_file_is_replaced_until_none_is_left(tmp_path: Path
     assert drawn.reader.num_lost == 2
 
 
+def test_files_that_a_stem_is_made_of_must_be_whole_and_others_need_not_be(tmp_path: Path) -> None:
+    write_synthetic_tracks(
+        tmp_path / "songs", seconds=0.3, num_tracks=2, sample_rate=8000, seed=0, stems=STEMS
+    )
+    song = tmp_path / "songs" / "track_000"
+    (song / "mixture.wav").write_bytes(b"nothing")
+    drawn = crops(tmp_path / "songs", tmp_path / "cache", stems=STEMS)
+    assert drawn[0, 500]["stems"].shape == (3, 1, 500)
+    tracks = Tracks(tmp_path / "songs", stems=STEMS)
+    (song / "drums.wav").unlink()
+    with pytest.raises(ValueError, match=r"drums\.wav cannot be used: it is not there any more"):
+        AlignedCrops(
+            tracks=tracks,
+            seed=0,
+            sample_rate=8000,
+            num_channels=1,
+            cache_dir=tmp_path / "cache",
+            decode_once=False,
+        )
+
+
 def test_the_instrumental_is_the_sum_of_what_is_not_sung(root: Path, tmp_path: Path) -> None:
     parts = crops(root, tmp_path, stems=STEMS)[3, 400]["stems"]
     two = crops(root, tmp_path, stems=("vocals", "instrumental"))[3, 400]["stems"]

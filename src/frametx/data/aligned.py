@@ -63,9 +63,12 @@ class AlignedCrops(Dataset[dict[str, Tensor]]):
             cache_dir=cache_dir / "decoded" if decode_once else None,
         )
         number = {Path(file.path): i for i, file in enumerate(self.library.files)}
-        for file in self.library.rejected:
-            if not file.reason.startswith(SILENT):
-                raise ValueError(f"tracks: {file.path} cannot be used: {file.reason}")
+        wanted = {i.path.absolute() for track in tracks.sources for stem in track for i in stem}
+        reasons = {Path(file.path): file.reason for file in self.library.rejected}
+        for path in sorted(wanted - number.keys()):
+            reason = reasons.get(path, "it is not there any more")
+            if not reason.startswith(SILENT):
+                raise ValueError(f"tracks: {path} cannot be used: {reason}")
         self.names = [str(folder) for folder in tracks.folders]
         self.stems = tracks.stems
         self.sources = [
