@@ -227,8 +227,11 @@ def test_files_that_are_damaged_hold_code_or_another_network_are_refused(
         with pytest.raises(ValueError, match="refused, because it is damaged"):
             load_separator(f"{place}/damaged")
     torch.save({"state": {}}, tmp_path / "nothing.th")
-    with pytest.raises(ValueError, match="holds no HTDemucs"):
-        load_separator(f"{place}/nothing")
+    torch.save({"klass": HTDemucs, "state": {}}, tmp_path / "half.th")
+    save_file({}, tmp_path / "less.safetensors", {"klass": "demucs.htdemucs.HTDemucs"})
+    for name in ("nothing", "half", "less"):
+        with pytest.raises(ValueError, match="holds no HTDemucs"):
+            load_separator(f"{place}/{name}")
     (tmp_path / "twice.th").write_bytes(b"")
     (tmp_path / "twice.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"twice\.safetensors and twice\.th .* keep one"):

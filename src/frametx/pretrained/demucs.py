@@ -310,7 +310,8 @@ def _read_network(path: Path) -> Stored:
             f"{path}: refused, because it is damaged, or holds code, or another network than "
             "HTDemucs: only HTDemucs is read"
         ) from error
-    if not isinstance(package, dict) or package.get("klass") is not HTDemucs:
+    is_whole = isinstance(package, dict) and {"args", "kwargs", "state"} <= package.keys()
+    if not is_whole or package.get("klass") is not HTDemucs:
         raise ValueError(f"{path} holds no HTDemucs as the demucs package stores it")
     if any(not isinstance(value, Tensor) for value in package["state"].values()):
         raise ValueError(f"{path} holds quantised weights: only plain ones are read")
@@ -324,7 +325,8 @@ def _read_safetensors(path: Path) -> Stored:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no .safetensors: {error}") from error
-    if notes.get("klass") != _CLASS or "structure" in notes:
+    is_whole = {"args", "kwargs"} <= notes.keys()
+    if not is_whole or notes.get("klass") != _CLASS or "structure" in notes:
         raise ValueError(f"{path} holds no HTDemucs as the demucs package stores it")
     return _stored(
         _decoded(json.loads(notes["args"])), _decoded(json.loads(notes["kwargs"])), weights
