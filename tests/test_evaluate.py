@@ -1,3 +1,5 @@
+import dataclasses
+
 """From a separator and tracks to scores, pictures and audio; and the command that does it."""
 
 import csv
@@ -132,6 +134,12 @@ def test_a_track_with_other_stems_than_the_checkpoint_is_refused() -> None:
     four = ("vocals", "drums", "bass", "other")
     with pytest.raises(ValueError, match=r"album/song 0 has 2 stems.*drums"):
         evaluate(used(Halves(stems=four)), [tones(0)])
+
+
+def test_a_single_stem_whose_mixture_would_be_itself_is_refused() -> None:
+    track = dataclasses.replace(tones(0), stems=tones(0).stems[:1])
+    with pytest.raises(ValueError, match="separates vocals alone"):
+        evaluate(used(Halves(stems=("vocals",))), [track])
 
 
 def test_a_separator_that_answers_nan_is_an_error_and_no_silence() -> None:

@@ -169,6 +169,12 @@ def check_stems(pipeline: Pipeline, mixture: Mixture) -> None:
     Raises:
         ValueError: naming both.
     """
+    if len(pipeline.stems) == 1:
+        raise ValueError(
+            f"the checkpoint separates {pipeline.stems[0]} alone: the mixture of a track is the sum "
+            "of its stems, and of one stem it is the stem itself; evaluate a checkpoint of two or "
+            "more stems"
+        )
     if mixture.stems.shape[0] != len(pipeline.stems):
         raise ValueError(
             f"track {mixture.name} has {mixture.stems.shape[0]} stems, but the checkpoint "

@@ -299,12 +299,14 @@ class Pipeline:
         if self.num_passes == 1 or all(map(has_ordered_stems, self.members)):
             yield from blocks
             return
+        of_views = [
+            member
+            for member, of_member in zip(self.members, self._views, strict=True)
+            for _ in of_member
+        ]
         order = StreamOrder(
-            num_channels=[
-                member.num_channels
-                for member, of_member in zip(self.members, self._views, strict=True)
-                for _ in of_member
-            ],
+            num_channels=[member.num_channels for member in of_views],
+            is_ordered=[has_ordered_stems(member) for member in of_views],
             half_life=REMEMBERED_SECONDS * sample_rate,
         )
         for together in blocks:

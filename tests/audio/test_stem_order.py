@@ -71,7 +71,7 @@ def test_a_channel_that_was_silent_takes_the_order_of_those_that_spoke() -> None
 
 def test_streams_follow_the_first_one_and_forget() -> None:
     stems = voices(2, 2, 3_000)
-    order = StreamOrder(num_channels=[1, 1, 2], half_life=100.0)
+    order = StreamOrder(num_channels=[1, 1, 2], is_ordered=[False] * 3, half_life=100.0)
     for start in range(0, 2_000, 200):
         block = stems[..., start : start + 200]
         one_channel = block.clone()
@@ -85,3 +85,13 @@ def test_streams_follow_the_first_one_and_forget() -> None:
     tiny = stems[..., 2_200:2_202]
     assert torch.equal(order([tiny, tiny, tiny])[1], tiny)
     assert torch.equal(order([tiny, tiny.flip(0), tiny])[1], tiny.flip(0))
+
+
+def test_streams_whose_stems_have_an_order_keep_it_and_the_others_follow() -> None:
+    stems = torch.randn(3, 2, 2_000, generator=torch.Generator().manual_seed(2))
+    order = StreamOrder(num_channels=[2] * 3, is_ordered=[False, True, True], half_life=100.0)
+    for block in stems.split(200, dim=-1):
+        found = order([block.roll(1, 0), block, block.flip(0)])
+        assert torch.equal(found[0], block)
+        assert torch.equal(found[1], block)
+        assert torch.equal(found[2], block.flip(0))  # a model that errs is not put right

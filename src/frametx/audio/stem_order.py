@@ -76,29 +76,38 @@ class ChunkOrder:
 
 
 class StreamOrder:
-    """Gives several streams of stems of one mixture the order of the first, block by block.
+    """Gives several streams of stems of one mixture the order of one of them, block by block.
 
-    What was said long ago counts less: a stream may have lost its order over a silence.
+    That one is the first whose stems have an order of their own, else the first. What was said long
+    ago counts less: a stream may have lost its order over a silence.
 
     Args:
         num_channels: of each stream, that were separated together and so have one order.
+        is_ordered: of each stream, whether its stems are what they are called; it stays as it is.
         half_life: samples after which what was heard counts half.
     """
 
-    def __init__(self, *, num_channels: Sequence[int], half_life: float) -> None:
+    def __init__(
+        self, *, num_channels: Sequence[int], is_ordered: Sequence[bool], half_life: float
+    ) -> None:
         self.num_channels = tuple(num_channels)
+        self.is_ordered = tuple(is_ordered)
         self.half_life = half_life
         self._agreements: dict[tuple[int, int], _Agreement] = {}
         self._orders: dict[tuple[int, int], Tensor] = {}
 
     def __call__(self, blocks: Sequence[Float[Tensor, "S C L"]]) -> list[Float[Tensor, "S C L"]]:
         """The same samples of all streams."""
-        first = blocks[0]
-        weight = 0.5 ** (first.shape[-1] / self.half_life)
-        found = [first]
-        for number, block in enumerate(blocks[1:], start=1):
+        chosen = self.is_ordered.index(True) if any(self.is_ordered) else 0
+        model = blocks[chosen]
+        weight = 0.5 ** (model.shape[-1] / self.half_life)
+        found: list[Tensor] = []
+        for number, block in enumerate(blocks):
+            if number == chosen or self.is_ordered[number]:
+                found.append(block)
+                continue
             width = self.num_channels[number]
-            groups = zip(block.split(width, dim=1), first.split(width, dim=1), strict=True)
+            groups = zip(block.split(width, dim=1), model.split(width, dim=1), strict=True)
             found.append(
                 torch.cat(
                     [
