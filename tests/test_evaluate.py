@@ -1,8 +1,7 @@
-import dataclasses
-
 """From a separator and tracks to scores, pictures and audio; and the command that does it."""
 
 import csv
+import dataclasses
 import json
 import math
 import subprocess

@@ -171,9 +171,8 @@ def check_stems(pipeline: Pipeline, mixture: Mixture) -> None:
     """
     if len(pipeline.stems) == 1:
         raise ValueError(
-            f"the checkpoint separates {pipeline.stems[0]} alone: the mixture of a track is the sum "
-            "of its stems, and of one stem it is the stem itself; evaluate a checkpoint of two or "
-            "more stems"
+            f"the checkpoint separates {pipeline.stems[0]} alone: a mixture is the sum of the "
+            "stems, and of one stem it is the stem itself; evaluate a checkpoint of two or more"
         )
     if mixture.stems.shape[0] != len(pipeline.stems):
         raise ValueError(
