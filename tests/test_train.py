@@ -123,6 +123,13 @@ def test_two_ranks_take_the_step_of_one(
     assert moved > 100 * 2e-6  # the step is far larger than what is tolerated
 
 
+def test_what_is_not_scored_is_not_looked_for(tmp_path: Path, compose_tiny: Compose) -> None:
+    missing = "data.test={_target_: frametx.data.tracks.Tracks, root: /nowhere, stems: [vocals]}"
+    train(compose_tiny(tmp_path, missing, "trainer.max_steps=1"))
+    with pytest.raises(InstantiationException, match="/nowhere does not exist"):
+        train(compose_tiny(tmp_path / "tested", missing, "trainer.max_steps=1", "test=true"))
+
+
 @pytest.mark.slow
 def test_a_sweep_over_two_devices_runs_every_job(tmp_path: Path, tiny_overrides: list[str]) -> None:
     command = [sys.executable, "-m", "frametx.train", "-m", *tiny_overrides]

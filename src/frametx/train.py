@@ -65,6 +65,8 @@ def train(cfg: DictConfig) -> Path | None:
     resumed = checkpoint_to_resume(cfg)
     members = members_of_ensemble(cfg, resumed)
     L.seed_everything(cfg.seed, workers=True)
+    if not cfg.test and cfg.data.get("test") is not None:
+        cfg.data.test = None  # what is not scored need be neither found nor decoded
     data = instantiate(cfg.data)
     data.prepare_data()  # before other processes exist: a missing library ends here, in one line
     check_task(cfg, data)

@@ -114,7 +114,7 @@ class Tracks:
         found = {
             folder.relative_to(start).as_posix(): folder
             for folder in folders
-            if any(stem in _audio_by_stem(folder) for stem in self.stems)
+            if not _audio_by_stem(folder).keys().isdisjoint(self.stems)
         }
         packed = find_stem_files(start)
         if found and packed:
