@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
 DEMO := runs/demo
+PLATFORMS := (platform_machine == 'arm64' and sys_platform == 'darwin') or sys_platform == 'linux' or sys_platform == 'win32'
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,6 +54,8 @@ bench: setup ## speed and memory of everything, beside plain transcriptions; abo
 
 lock: ## pin every version anew in requirements.txt
 	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev --no-emit-index-url --no-header --no-annotate -o requirements.txt pyproject.toml
+	sed -i.bak -e "s/ and ($(PLATFORMS))//" -e "s/ ; $(PLATFORMS)//" requirements.txt # what holds for all
+	rm requirements.txt.bak
 
 wheel: setup ## build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation

@@ -416,7 +416,14 @@ def test_init_from_gives_an_ensemble_its_network_and_members_their_own(
         (["members=none.ckpt"], "members=none.ckpt must be a list"),
         (["members=[none.ckpt,none.ckpt]"], "none.ckpt: no such checkpoint"),
         (["members=[{one}]"], r"1 member\(s\) has nothing to choose from"),
-        (["members=[{one},{two}]", "stems=[speech,music]", "complement=speech"], "the ensemble"),
+        (
+            [
+                *("members=[{one},{two}]", "stems=[speech,music]", "complement=speech"),
+                *("data.vocals=null", "data.instrumental=null"),
+                *("+data.speech={voices}", "+data.music={voices}"),
+            ],
+            "the ensemble",
+        ),
         (["members=[{one},{two}]", "complement=null"], "complement=None must be one of the stems"),
     ],
 )
@@ -426,9 +433,11 @@ def test_an_ensemble_whose_members_do_not_fit_is_refused(
     tmp_path: Path,
     compose_ensemble: Compose,
     members: list[Path],
+    libraries: Path,
 ) -> None:
     one, two = members
-    chosen = [text.format(one=one, two=two) for text in overrides]
+    voices = libraries / "vocals"
+    chosen = [text.format(one=one, two=two, voices=voices) for text in overrides]
     with pytest.raises((ValueError, FileNotFoundError, InstantiationException)) as refused:
         train(compose_ensemble(tmp_path / "run", *chosen))
     assert re.search(says, one_line(refused.value)), one_line(refused.value)

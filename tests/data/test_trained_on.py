@@ -74,7 +74,7 @@ def test_what_is_stored_comes_back_and_is_small(root: Path) -> None:
     assert TrainedOn.from_stored(json.loads(json.dumps(heard.stored()))) == heard
     assert TrainedOn.from_stored(None) == TrainedOn(is_all=False)
     many = TrainedOn(files=frozenset(n.to_bytes(KEY_BYTES) for n in range(20_000)))
-    assert len(many.stored()["files"]) < 140_000
+    assert len(str(many.stored()["files"])) < 140_000
     assert TrainedOn.from_stored(many.stored()) == many
 
 
