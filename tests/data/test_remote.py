@@ -1,6 +1,6 @@
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +104,23 @@ def test_the_copies_stay_below_their_limit_and_the_longest_unused_goes_first(
     assert asked == ["a", "b", "c", "b"]
     with pytest.raises(ValueError, match="raise remote_cache_gb"):
         copies.path("d", 3_000, lambda path: None)
+
+
+def test_a_copy_that_is_held_outlives_the_room_it_has_to_make(tmp_path: Path) -> None:
+    copies = FetchedFiles(tmp_path / "copies", limit_gb=1_500e-9)
+
+    def fetch(letter: bytes) -> Callable[[Path], None]:
+        def write(path: Path) -> None:
+            path.write_bytes(1_000 * letter)
+
+        return write
+
+    with copies.held("a.wav", 1_000, fetch(b"a")) as held:
+        copies.path("b.wav", 1_000, fetch(b"b"))
+        assert not (copies.folder / "a.wav").exists()
+        assert held.suffix == ".wav"
+        assert held.read_bytes() == 1_000 * b"a"
+    assert [path.name for path in copies.folder.iterdir()] == ["b.wav"]
 
 
 def test_reading_goes_on_while_copies_come_and_go(bucket: str, tmp_path: Path) -> None:

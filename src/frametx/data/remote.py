@@ -9,8 +9,8 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -86,6 +86,25 @@ class FetchedFiles:
         self._make_room(keep=path)
         return path
 
+    @contextmanager
+    def held(self, name: str, size: int, fetch: Callable[[Path], None]) -> Iterator[Path]:
+        """A second name for a copy, under which nobody deletes it; see `path`."""
+        for _ in range(ATTEMPTS):
+            path = self.path(name, size, fetch)
+            second = path.with_name(f".{uuid4().hex}{path.suffix}")
+            try:
+                second.hardlink_to(path)
+            except FileNotFoundError:  # deleted in this moment
+                continue
+            except OSError:  # no second names on this disk
+                break
+            try:
+                yield second
+            finally:
+                second.unlink(missing_ok=True)
+            return
+        yield self.path(name, size, fetch)
+
     def _writable(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -93,6 +112,8 @@ class FetchedFiles:
         held = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
+                if entry.name.startswith("."):
+                    continue
                 with suppress(FileNotFoundError):  # another process makes room too
                     status = entry.stat()
                     held.append((status.st_mtime_ns, entry.path, status.st_size))
@@ -149,11 +170,12 @@ class RemoteFolder:
 
     def inspect(self, file: FileFacts) -> Inspection:
         """Fetch it and decode it from end to end."""
-        path = self.local_path(file)
-        try:
-            return inspect(path)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), file.name)) from error
+        # Files are inspected side by side, and there may be room for but one of them.
+        with self.fetched.held(*self._copy_of(file)) as path:
+            try:
+                return inspect(path)
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(path), file.name)) from error
 
     def local_path(self, file: FileFacts) -> Path:
         """The copy of a file, fetched if it is not there.
@@ -162,9 +184,13 @@ class RemoteFolder:
             ValueError: if this machine cannot keep it.
             OSError: if it cannot be fetched.
         """
+        return self.fetched.path(*self._copy_of(file))
+
+    def _copy_of(self, file: FileFacts) -> tuple[str, int, Callable[[Path], None]]:
+        """Name and size of its copy, and what writes it."""
         key = f"{self.address}/{file.name}\n{file.size}\n{file.mtime_ns}"
         name = hashlib.blake2b(key.encode(), digest_size=12).hexdigest() + file.path.suffix.lower()
-        return self.fetched.path(name, file.size, lambda target: self._fetch(file.name, target))
+        return name, file.size, lambda target: self._fetch(file.name, target)
 
     def open(self, file: FileFacts) -> AudioReader:
         """Open the copy of a file; another process may delete it at any time, but not when open."""
