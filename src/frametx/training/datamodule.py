@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypedDict, cast
 
 import lightning as L
 import torch
@@ -113,6 +113,20 @@ class TrackShare(Dataset[Mixture]):
             return self.tracks[number]
         first = self.tracks[0]
         return replace(first, stems=torch.zeros_like(first.stems[..., :1]))
+
+
+class StepSettings(TypedDict):
+    """What every `StepDataModule` is told, wherever its stems come from."""
+
+    curriculum: ContextCurriculum
+    stft: Stft
+    num_workers: int
+    repeat_first_step: bool
+    sample_rate: int
+    num_channels: int
+    seed: int
+    cache_dir: str
+    decode_once: bool
 
 
 class StepDataModule(L.LightningDataModule, ABC):

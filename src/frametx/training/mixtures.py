@@ -3,22 +3,20 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Unpack, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from frametx.audio.stft import Stft
 from frametx.data.aligned import StemTransforms
 from frametx.data.crops import CropReader, Crops
 from frametx.data.library import Library, Root, Weighting
 from frametx.data.library_rules import LibraryRules
 from frametx.data.tracks import EvaluationSet, Mixture
 from frametx.data.trained_on import TrainedOn
-from frametx.training.curriculum import ContextCurriculum
-from frametx.training.datamodule import SampleSource, StepDataModule
+from frametx.training.datamodule import SampleSource, StepDataModule, StepSettings
 
 
 class MixtureCrops(Dataset[dict[str, Tensor]]):
@@ -85,7 +83,7 @@ class MixturesDataModule(StepDataModule):
         held_out_excerpts: how many excerpts of them are validated on.
         held_out_seconds: length of each.
         transforms: what chance does to each excerpt.
-        The rest as for `StepDataModule`.
+        settings: as for `StepDataModule`.
     """
 
     def __init__(
@@ -101,27 +99,9 @@ class MixturesDataModule(StepDataModule):
         held_out_excerpts: int,
         held_out_seconds: float,
         transforms: StemTransforms,
-        sample_rate: int,
-        num_channels: int,
-        seed: int,
-        cache_dir: str,
-        decode_once: bool,
-        curriculum: ContextCurriculum,
-        stft: Stft,
-        num_workers: int,
-        repeat_first_step: bool,
+        **settings: Unpack[StepSettings],
     ) -> None:
-        super().__init__(
-            curriculum=curriculum,
-            stft=stft,
-            num_workers=num_workers,
-            repeat_first_step=repeat_first_step,
-            sample_rate=sample_rate,
-            num_channels=num_channels,
-            seed=seed,
-            cache_dir=cache_dir,
-            decode_once=decode_once,
-        )
+        super().__init__(**settings)
         self.roots = mixtures
         self.rules = LibraryRules(
             cache_dir=self.cache_dir,

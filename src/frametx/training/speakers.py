@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Unpack, cast
 
 from jaxtyping import Float
 from torch import Tensor
 
-from frametx.audio.stft import Stft
 from frametx.data.library import Library, Root, Weighting
 from frametx.data.library_rules import LibraryRules
 from frametx.data.speakers import DrawnSpeakers, SpeakerCrops, SpeakerMix, split_speakers
 from frametx.data.tracks import EvaluationSet
 from frametx.data.trained_on import TrainedOn
-from frametx.training.curriculum import ContextCurriculum
-from frametx.training.datamodule import SampleSource, StepDataModule
+from frametx.training.datamodule import SampleSource, StepDataModule, StepSettings
 
 
 class SpeakersDataModule(StepDataModule):
@@ -37,7 +35,7 @@ class SpeakersDataModule(StepDataModule):
         held_out_seconds: length of each.
         mix: how stems are made of excerpts.
         held_out_mix: the same for the mixtures that are validated on.
-        The rest as for `StepDataModule`.
+        settings: as for `StepDataModule`.
     """
 
     def __init__(
@@ -56,27 +54,9 @@ class SpeakersDataModule(StepDataModule):
         held_out_seconds: float,
         mix: SpeakerMix,
         held_out_mix: SpeakerMix,
-        sample_rate: int,
-        num_channels: int,
-        seed: int,
-        cache_dir: str,
-        decode_once: bool,
-        curriculum: ContextCurriculum,
-        stft: Stft,
-        num_workers: int,
-        repeat_first_step: bool,
+        **settings: Unpack[StepSettings],
     ) -> None:
-        super().__init__(
-            curriculum=curriculum,
-            stft=stft,
-            num_workers=num_workers,
-            repeat_first_step=repeat_first_step,
-            sample_rate=sample_rate,
-            num_channels=num_channels,
-            seed=seed,
-            cache_dir=cache_dir,
-            decode_once=decode_once,
-        )
+        super().__init__(**settings)
         self.roots = speakers
         self.num_speakers = num_speakers
         self.rules = LibraryRules(

@@ -4,19 +4,17 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Unpack, cast
 
 from jaxtyping import Float
 from torch import Tensor
 
-from frametx.audio.stft import Stft
 from frametx.data.aligned import AlignedCrops, StemTransforms
 from frametx.data.division import Part
 from frametx.data.tracks import EvaluationSet, Tracks
 from frametx.data.trained_on import TrainedOn
 from frametx.data.voxaug import checked_stems
-from frametx.training.curriculum import ContextCurriculum
-from frametx.training.datamodule import Crops, SampleSource, StepDataModule
+from frametx.training.datamodule import Crops, SampleSource, StepDataModule, StepSettings
 
 
 class TracksDataModule(StepDataModule):
@@ -30,7 +28,7 @@ class TracksDataModule(StepDataModule):
         mix_songs: share of the samples whose stems come each from a song of its own, from 0 to 1.
         test: evaluated when training has ended; by `train.py`, not here.
         transforms: what chance does to each stem.
-        The rest as for `StepDataModule`.
+        settings: as for `StepDataModule`.
 
     Raises:
         ValueError: if there are not two stems.
@@ -45,27 +43,9 @@ class TracksDataModule(StepDataModule):
         mix_songs: float,
         test: EvaluationSet | None,
         transforms: StemTransforms,
-        sample_rate: int,
-        num_channels: int,
-        seed: int,
-        cache_dir: str,
-        decode_once: bool,
-        curriculum: ContextCurriculum,
-        stft: Stft,
-        num_workers: int,
-        repeat_first_step: bool,
+        **settings: Unpack[StepSettings],
     ) -> None:
-        super().__init__(
-            curriculum=curriculum,
-            stft=stft,
-            num_workers=num_workers,
-            repeat_first_step=repeat_first_step,
-            sample_rate=sample_rate,
-            num_channels=num_channels,
-            seed=seed,
-            cache_dir=cache_dir,
-            decode_once=decode_once,
-        )
+        super().__init__(**settings)
         self.root = Path(root).expanduser()
         self.stems = checked_stems(stems)
         self.held_out = held_out
