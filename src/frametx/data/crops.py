@@ -262,3 +262,14 @@ def _written_beside(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def drawn_samples(*, count: int, seconds: float, sample_rate: int) -> int:
+    """How many samples each excerpt of a drawn set has, at least one.
+
+    Raises:
+        ValueError: if the set would be empty.
+    """
+    if count < 1 or seconds <= 0:
+        raise ValueError(f"count ({count}) and seconds ({seconds}) must be more than 0")
+    return max(1, round(seconds * sample_rate))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from frametx.data.crops import CropReader, Crops
+from frametx.data.crops import CropReader, Crops, drawn_samples
 from frametx.data.library import Library
 from frametx.data.tracks import Mixture
 from frametx.data.trained_on import key_of_file
@@ -49,8 +49,7 @@ class DrawnMixtures:
         Raises:
             ValueError: if a value is out of its range, or `level_db` names an unknown stem or all.
         """
-        if count < 1 or seconds <= 0:
-            raise ValueError(f"count ({count}) and seconds ({seconds}) must be more than 0")
+        self.num_samples = drawn_samples(count=count, seconds=seconds, sample_rate=sample_rate)
         self.stems = tuple(libraries)
         self.level_db = {self.stems[0]: 0.0} if level_db is None else dict(level_db)
         if not set(self.level_db) < set(self.stems):
@@ -70,7 +69,6 @@ class DrawnMixtures:
             for stem, library in libraries.items()
         ]
         self.count = count
-        self.num_samples = max(1, round(seconds * sample_rate))
         self.sample_rate = sample_rate
 
     @classmethod

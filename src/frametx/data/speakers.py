@@ -25,7 +25,7 @@ from frametx.data.augment import (
     transformed,
 )
 from frametx.data.augment.transform import beside, between
-from frametx.data.crops import CropReader
+from frametx.data.crops import CropReader, drawn_samples
 from frametx.data.decoded import UnreadableFileError
 from frametx.data.files import AudioFile
 from frametx.data.library import Library
@@ -294,12 +294,11 @@ class DrawnSpeakers:
     """
 
     def __init__(self, crops: SpeakerCrops, mix: SpeakerMix, *, count: int, seconds: float) -> None:
-        if count < 1 or seconds <= 0:
-            raise ValueError(f"count ({count}) and seconds ({seconds}) must be more than 0")
         self.crops = crops
         self.mix = mix
         self.count = count
-        self.num_samples = max(1, round(seconds * crops.reader.sample_rate))
+        rate = crops.reader.sample_rate
+        self.num_samples = drawn_samples(count=count, seconds=seconds, sample_rate=rate)
 
     def __len__(self) -> int:
         return self.count

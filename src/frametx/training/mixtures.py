@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from frametx.data.aligned import StemTransforms
-from frametx.data.crops import CropReader, Crops
+from frametx.data.crops import CropReader, Crops, drawn_samples
 from frametx.data.library import Library, Root, Weighting
 from frametx.data.library_rules import LibraryRules
 from frametx.data.tracks import EvaluationSet, Mixture
@@ -50,11 +50,10 @@ class DrawnExcerpts:
     """
 
     def __init__(self, crops: Crops, *, count: int, seconds: float) -> None:
-        if count < 1 or seconds <= 0:
-            raise ValueError(f"count ({count}) and seconds ({seconds}) must be more than 0")
         self.crops = crops
         self.count = count
-        self.num_samples = max(1, round(seconds * crops.reader.sample_rate))
+        rate = crops.reader.sample_rate
+        self.num_samples = drawn_samples(count=count, seconds=seconds, sample_rate=rate)
 
     def __len__(self) -> int:
         return self.count
