@@ -1,9 +1,10 @@
-"""An optimiser step that a gradient which is not finite cannot spoil."""
+"""An optimiser step that a loss or gradient which is not finite cannot spoil."""
 
 import math
 import warnings
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -12,7 +13,9 @@ from frametx.training.step_batch import StepBatch
 
 
 class GuardedStep:
-    """Clips the gradient and steps; a gradient that is not finite is skipped, counted and named.
+    """Clips the gradient and steps; a loss or gradient that is not finite is skipped and counted.
+
+    A loss may be NaN where the gradient is finite: a clamp passes NaN on, and back nothing.
 
     Args:
         clip_norm: largest global L2 norm of the gradient.
@@ -42,7 +45,8 @@ class GuardedStep:
     ) -> Tensor:
         """Take the step and forget the gradient; returns its norm before clipping.
 
-        All ranks decide alike, because the gradient was exchanged before.
+        All ranks decide alike: the gradient was exchanged before, and whether all losses are finite
+        is exchanged here.
 
         Args:
             optimizer: Lightning's wrapper, where the step shall count, or a plain one.
@@ -56,7 +60,7 @@ class GuardedStep:
             FloatingPointError: if too many steps in a row had to be skipped.
         """
         norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-        if math.isfinite(norm.item()):
+        if math.isfinite(norm.item()) and _is_finite_everywhere(loss):
             self._skipped_in_a_row = 0
             optimizer.step()
         else:
@@ -87,6 +91,14 @@ class GuardedStep:
                 "files; the last checkpoint is from before"
             )
         say(message)
+
+
+def _is_finite_everywhere(loss: Tensor) -> bool:
+    """Whether the loss of this step is finite on all devices."""
+    is_finite = loss.detach().isfinite().all().to(torch.int32)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(is_finite, torch.distributed.ReduceOp.MIN)
+    return bool(is_finite)
 
 
 def step_schedules(*schedules: LRScheduler) -> None:
