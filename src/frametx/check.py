@@ -41,7 +41,6 @@ from frametx.data.findings import (
     group_of,
 )
 from frametx.data.library import Library
-from frametx.data.npz import rejected_songs
 from frametx.data.preview import write_preview
 from frametx.data.speakers import AnyOrder, DrawnSpeakers, speaker_of
 from frametx.data.survey import Facts, FactsCache, survey
@@ -51,14 +50,19 @@ from frametx.data.survey_picture import (
     save_spectra,
     save_waveforms,
 )
+from frametx.data.track_files import TrackFinding, listing_tracks
 from frametx.data.tracks import HELD_OUT_FOLDERS, EvaluationSet, Tracks
 from frametx.execution import choose_device
+from frametx.printable import printable
 from frametx.screening import Verdict, screen_file, unwanted_stems
 from frametx.separator import Separator
 from frametx.training.datamodule import StepDataModule
 from frametx.training.speakers import SpeakersDataModule
 from frametx.training.tracks import TracksDataModule
 from frametx.training.voxaug import VoxaugDataModule
+
+SONGS = "songs"
+"""Stands for the part of findings about songs of aligned stems as wholes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +150,13 @@ class Listener:
         return verdict
 
 
-def check(cfg: DictConfig, data: StepDataModule) -> Report:
+def check(cfg: DictConfig, data: StepDataModule, songs: Sequence[TrackFinding] = ()) -> Report:
     """Look at every file of the data, as conf/check.yaml says.
+
+    Args:
+        cfg: the whole config.
+        data: what is checked.
+        songs: what is wrong with songs of aligned stems; it grows while the data is opened.
 
     Raises:
         ValueError: if an option is out of its range, or the data cannot be opened.
@@ -161,7 +170,7 @@ def check(cfg: DictConfig, data: StepDataModule) -> Report:
     with FactsCache(Path(cfg.paths.cache_dir).expanduser() / "survey.sqlite") as cache:
         with progress("measuring") as told:
             facts = survey(files, cache=cache, threads=cfg.threads, progress=told)
-        findings = find_all(parts, facts, limits)
+        findings = song_findings(songs) + find_all(parts, facts, limits)
         screened: list[Screened] = []
         if listener is not None:
             with progress("separating") as told:
@@ -169,6 +178,16 @@ def check(cfg: DictConfig, data: StepDataModule) -> Report:
             findings += unwanted_sounds(screened, cfg.screen_db)
     order = sorted(findings, key=lambda finding: finding.kind in notes)  # stable: faults first
     return Report(parts, facts, order, notes, screened)
+
+
+def song_findings(songs: Sequence[TrackFinding]) -> list[Finding]:
+    """What is wrong with songs as wholes; each once, although a folder may serve two purposes."""
+    return list(
+        dict.fromkeys(
+            Finding(SONGS, song.folder, song.kind, f"{song.reason}; {song.way_out}".rstrip("; "))
+            for song in songs
+        )
+    )
 
 
 def screen(
@@ -222,7 +241,7 @@ def all_parts(data: StepDataModule, test: EvaluationSet | None) -> list[Part]:
     """
     if isinstance(data, VoxaugDataModule):
         parts = [
-            Part(TRAIN, role, library.files, (*library.rejected, *rejected_chunks(data, role)))
+            Part(TRAIN, role, library.files, data.rejected(role))
             for role, library in data.libraries.items()
         ]
     elif isinstance(data, TracksDataModule):
@@ -251,6 +270,8 @@ def parts_of_set(split: str, tracks: EvaluationSet, data: StepDataModule) -> lis
         return [voices_of(split, parts_of_set(split, tracks.tracks, data))]
     if not isinstance(tracks, Tracks):
         raise ValueError(f"{split}: {type(tracks).__name__} has no files that could be checked")
+    if not tracks.folders:  # no song of it can be used
+        return [Part(split, role, ()) for role in tracks.stems]
     library = Library.open(tracks.folders, role=split, cache_dir=data.cache_dir)
     stems: dict[Path, list[str]] = {}
     names: dict[Path, str] = {}
@@ -304,14 +325,6 @@ def below_part(track: str) -> str:
     """A track's name without train/, test/ or whatever part of the root it lies in."""
     part, _, name = track.partition("/")
     return name if name and part in (TRAIN, *HELD_OUT_FOLDERS) else track
-
-
-def rejected_chunks(data: VoxaugDataModule, role: str) -> tuple[Any, ...]:
-    """Songs of npz chunks that could not be turned into audio."""
-    roots = data.roots[role]
-    listed = [roots] if isinstance(roots, str | Path) else list(roots)
-    folders = [root for root in listed if isinstance(root, str | Path)]
-    return tuple(song for folder in folders for song in rejected_songs(folder))
 
 
 def tested_tracks(cfg: DictConfig) -> EvaluationSet | None:
@@ -445,11 +458,13 @@ def print_report(report: Report, console: Console, *, shown: int) -> None:
             ", ".join(f"{kind} {count}" for kind, count in told["findings"].items()) or "none",
         )
     console.print(table)
+    if songs := Counter(finding.kind for finding in report.findings if finding.part == SONGS):
+        console.print(f"songs: {', '.join(f'{kind} {count}' for kind, count in songs.items())}")
     for finding in report.findings[:shown]:
         mark = "note " if finding.kind in report.notes else "fault"
         console.print(
-            f"{mark} {finding.kind}: {escape(str(finding.path))} ({finding.part}): "
-            f"{escape(finding.reason)}",
+            f"{mark} {finding.kind}: {escape(printable(finding.path))} ({finding.part}): "
+            f"{escape(printable(finding.reason))}",
             soft_wrap=True,
             highlight=False,
         )
@@ -460,7 +475,7 @@ def print_report(report: Report, console: Console, *, shown: int) -> None:
         for one in report.screened[:shown]:
             console.print(
                 f"  {one.verdict.unwanted_db:6.1f} dB, {one.verdict.loudest_db:6.1f} dB at "
-                f"{one.verdict.at_seconds:.0f} s: {escape(str(one.path))} ({one.part})",
+                f"{one.verdict.at_seconds:.0f} s: {escape(printable(one.path))} ({one.part})",
                 soft_wrap=True,
                 highlight=False,
             )
@@ -482,6 +497,17 @@ def save_pictures(report: Report, output: Path) -> None:
     for path in files:
         told.setdefault(path, named(path))
     save_waveforms(output / "waveforms.png", [(files[path], text) for path, text in told.items()])
+
+
+def draw(report: Report, output: Path) -> bool:
+    """Save the pictures, or say why they cannot be had: the report is written by then."""
+    try:
+        save_pictures(report, output)
+    except Exception as error:  # whatever a drawing package raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"note: no pictures: {printable(reason)}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def named(path: Path) -> str:
@@ -544,6 +570,12 @@ def main(cfg: DictConfig) -> int:
     if cfg.threads is not None and (not isinstance(cfg.threads, int) or cfg.threads < 1):
         raise ValueError(f"threads={cfg.threads} must be at least 1, or null")
     output = Path(cfg.output).expanduser()
+    with listing_tracks() as songs:
+        return run(cfg, output, songs)
+
+
+def run(cfg: DictConfig, output: Path, songs: Sequence[TrackFinding]) -> int:
+    """Check or preview, write and print; the exit code."""
     data = instantiate(cfg.data)
     console = Console() if sys.stdout.isatty() else Console(width=160)
     if cfg.preview:
@@ -552,7 +584,7 @@ def main(cfg: DictConfig) -> int:
             console.print(escape(sample["files"]), soft_wrap=True, highlight=False)
         console.print(f"written: {output / 'preview'}", soft_wrap=True, highlight=False)
         return 0
-    report = check(cfg, data)
+    report = check(cfg, data, songs)
     facts = {
         "data": HydraConfig.get().runtime.choices["data"],
         "version": __version__,
@@ -562,14 +594,13 @@ def main(cfg: DictConfig) -> int:
         "notes": sorted(report.notes),
     }
     write_report(report, output, facts=facts)
-    if cfg.plot:
-        save_pictures(report, output)
     print_report(report, console, shown=cfg.shown)
+    is_drawn = not cfg.plot or draw(report, output)
     faulty = len({finding.path for finding in report.faults})
     console.print(
         f"{faulty} file(s) with faults; written: {output}", soft_wrap=True, highlight=False
     )
-    return int(bool(cfg.strict and faulty))
+    return int(bool(cfg.strict and faulty) or not is_drawn)
 
 
 if __name__ == "__main__":

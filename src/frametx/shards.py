@@ -12,6 +12,7 @@ from frametx.data.library import Library
 from frametx.data.progress import progress_bar
 from frametx.data.remote import SHARD_LIST
 from frametx.data.shards import write_shards
+from frametx.printable import printable
 from frametx.training.voxaug import VoxaugDataModule
 
 
@@ -33,7 +34,7 @@ def pack(cfg: DictConfig) -> Path:
     for role, roots in data.roots.items():
         library = data.rules.open(role, roots)
         for file in library.rejected:
-            print(f"{role}: left out: {file.name} {file.reason}", flush=True)
+            print(f"{role}: left out: {printable(file.name)} {file.reason}", flush=True)
         songs = write_shards(
             named(library),
             output / role,

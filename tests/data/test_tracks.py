@@ -8,6 +8,7 @@ import torch
 from frametx.data.drawn_mixtures import DrawnMixtures
 from frametx.data.library import Library
 from frametx.data.synthetic import write_synthetic_libraries, write_synthetic_tracks
+from frametx.data.track_files import listing_tracks
 from frametx.data.tracks import Tracks
 
 RATE = 8_000
@@ -56,26 +57,138 @@ def test_one_track_may_be_given_by_itself(tmp_path: Path) -> None:
     assert [track.name for track in Tracks(tmp_path / "Song", stems=STEMS)] == ["Song"]
 
 
+def write_song(root: Path, name: str, **change: int) -> None:
+    """A song whose instrumental differs from its vocals by `change`."""
+    write(root / name / "vocals.wav", 0.1, length=4_000)
+    write(root / name / "instrumental.wav", 0.2, **({"length": 4_000} | change))
+
+
+@pytest.mark.parametrize("length", [3_999, 4_001, 3_200])
+def test_stems_that_differ_by_less_than_the_tolerance_are_padded(
+    tmp_path: Path, length: int
+) -> None:
+    write_song(tmp_path, "good")
+    write_song(tmp_path, "odd", length=length)
+    tracks = Tracks(tmp_path, stems=STEMS)
+    good, odd = tracks
+    assert good.stems.shape == (2, 2, 4_000)
+    assert odd.stems.shape == (2, 2, max(length, 4_000))
+    assert (odd.stems[1, :, :length] == 0.2).all()
+    assert (odd.stems[1, :, length:] == 0).all()
+    assert (odd.stems[0, :, :4_000] == 0.1).all()
+    (note,) = tracks.notes
+    assert note.startswith(f"1 track(s) made to fit: odd: stems differ by {abs(length - 4_000)} ")
+
+
+def test_a_mono_stem_among_stereo_ones_is_copied(tmp_path: Path) -> None:
+    write_song(tmp_path, "odd", channels=1)
+    tracks = Tracks(tmp_path, stems=STEMS)
+    assert tracks[0].stems.shape == (2, 2, 4_000)
+    assert (tracks[0].stems[1] == 0.2).all()
+    assert "instrumental.wav: mono, copied to 2 channels" in tracks.notes[0]
+
+
+@pytest.mark.parametrize("rate", [16_000, 11_025, 44_100])
+def test_a_stem_at_another_rate_is_resampled_and_stays_in_its_place(
+    tmp_path: Path, rate: int
+) -> None:
+    for stem, own in (("vocals", RATE), ("drums", RATE), ("other", rate)):
+        tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(own) / own)
+        (tmp_path / "song").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "song" / f"{stem}.wav", tone, own, subtype="FLOAT")
+    tracks = Tracks(tmp_path, stems=("vocals", "drums", "other"))
+    (track,) = tracks
+    assert track.sample_rate == RATE
+    assert track.stems.shape == (3, 1, RATE)
+    torch.testing.assert_close(
+        track.stems[2, 0, 400:-400], track.stems[0, 0, 400:-400], atol=2e-3, rtol=0
+    )
+    assert f"other.wav has {rate} Hz: resampled to {RATE} Hz" in tracks.notes[0]
+
+
+def test_all_songs_that_cannot_be_used_are_named_at_once_with_the_options_that_take_them(
+    tmp_path: Path,
+) -> None:
+    write_song(tmp_path, "good")
+    write_song(tmp_path, "long", length=12_345)
+    write_song(tmp_path, "longer", length=16_000)
+    write(tmp_path / "lone" / "vocals.wav", 0.1)
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "vocals.wav").write_text("no audio")
+    with pytest.raises(ValueError, match="4 of 5 track") as refused:
+        Tracks(tmp_path, stems=STEMS)
+    told = str(refused.value)
+    for text in (
+        *("track long:", "12345 samples", "track longer:", "track lone: has no instrumental"),
+        *("track junk: vocals.wav: is not audio", "data.missing_stem=silent"),
+    ):
+        assert text in told
+    assert "track good" not in told
+    assert "data.length_tolerance_seconds=1.5 " in told  # the one that takes all
+    assert "\n" not in told
+    with listing_tracks() as listed:
+        assert Tracks(tmp_path, stems=STEMS).names == ["good"]
+    assert {(one.name, one.kind) for one in listed} == {
+        *(("long", "not_aligned"), ("longer", "not_aligned")),
+        *(("lone", "missing_stem"), ("junk", "unreadable")),
+    }
+    (tmp_path / "junk" / "vocals.wav").unlink()
+    tracks = Tracks(tmp_path, stems=STEMS, length_tolerance_seconds=1.5, missing_stem="silent")
+    assert len(tracks) == 4
+
+
+def test_many_bad_songs_are_counted(tmp_path: Path) -> None:
+    for number in range(30):
+        write(tmp_path / f"{number:02d}" / "vocals.wav", 0.1)
+    with pytest.raises(ValueError, match=r"30 of 30 track.*track 19.*; 10 more \(.*check"):
+        Tracks(tmp_path, stems=STEMS)
+
+
+def test_a_missing_stem_that_is_accepted_is_silence_and_marked(tmp_path: Path) -> None:
+    for stem in ("vocals", "drums"):
+        write(tmp_path / "song" / f"{stem}.wav", 0.1)
+    tracks = Tracks(tmp_path, stems=("bass", "vocals", "drums"), missing_stem="silent")
+    (track,) = tracks
+    assert track.missing == {0}
+    assert (track.stems[0] == 0).all()
+    assert track.stems.shape == (3, 2, 100)
+    assert "has no bass: silence without a score" in tracks.notes[0]
+
+
+def test_a_stem_in_a_format_that_is_not_read_is_not_taken_for_a_missing_one(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "song" / "vocals.wav", 0.1)
+    (tmp_path / "song" / "bass.m4a").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"track song: bass\.m4a is in a format"):
+        Tracks(tmp_path, stems=("vocals", "bass"), missing_stem="silent")
+    (tmp_path / "song" / "drums.wav").write_bytes((tmp_path / "song" / "vocals.wav").read_bytes())
+    assert "bass.m4a in formats that are not read" in Tracks(tmp_path, stems=STEMS).notes[0]
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "vocals.m4a").write_bytes(b"x")
+    notes = Tracks(tmp_path, stems=STEMS).notes
+    assert "1 folder(s) passed over" in notes[0]
+    assert "packed" in notes[0]
+
+
 @pytest.mark.parametrize(
-    ("change", "found"),
+    "options",
     [
-        ({"length": 99}, "99 samples"),
-        ({"channels": 1}, "1 channels"),
-        ({"rate": 16_000}, "16000 Hz"),
+        *({"length_tolerance_seconds": value} for value in (-1, "much", None, True, float("nan"))),
+        *({"missing_stem": value} for value in ("ignore", None, True)),
     ],
 )
-def test_stems_that_are_not_aligned_are_refused(tmp_path: Path, change: dict, found: str) -> None:
-    write(tmp_path / "good" / "vocals.wav", 0.1)
-    write(tmp_path / "good" / "instrumental.wav", 0.1)
-    write(tmp_path / "bad" / "vocals.wav", 0.1)
-    write(tmp_path / "bad" / "instrumental.wav", 0.1, **change)
-    with pytest.raises(ValueError, match=f"track bad: its stems are not aligned: .*{found}"):
-        Tracks(tmp_path, stems=STEMS)
+def test_rules_out_of_range_are_refused(tmp_path: Path, options: dict) -> None:
+    write_song(tmp_path, "good")
+    with pytest.raises(ValueError, match=f"data.{next(iter(options))}="):
+        Tracks(tmp_path, stems=STEMS, **options)
 
 
 def test_an_incomplete_or_doubled_track_is_named(tmp_path: Path) -> None:
     write(tmp_path / "song" / "vocals.wav", 0.1)
-    with pytest.raises(ValueError, match=r"track song has no instrumental file; .*: vocals\.wav"):
+    with pytest.raises(
+        ValueError, match=r"track song: has no instrumental file \(there is vocals\.wav\)"
+    ):
         Tracks(tmp_path, stems=STEMS)
     soundfile.write(tmp_path / "song" / "vocals.flac", np.zeros((100, 2)), RATE)
     with pytest.raises(ValueError, match=r"vocals\.flac, vocals\.wav are the same stem"):

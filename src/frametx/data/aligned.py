@@ -15,6 +15,7 @@ from frametx.data.inspection import SILENT
 from frametx.data.library import Library
 from frametx.data.sampling import CropSampler, uniform_pair
 from frametx.data.tracks import Tracks
+from frametx.printable import printable
 
 
 class AlignedCrops(Dataset[dict[str, Tensor]]):
@@ -65,11 +66,17 @@ class AlignedCrops(Dataset[dict[str, Tensor]]):
         number = {Path(file.path): i for i, file in enumerate(self.library.files)}
         wanted = {i.path.absolute() for track in tracks.sources for stem in track for i in stem}
         reasons = {Path(file.path): file.reason for file in self.library.rejected}
-        for path in sorted(wanted - number.keys()):
-            reason = reasons.get(path, "it is not there any more")
-            if not reason.startswith(SILENT):
-                raise ValueError(f"tracks: {path} cannot be used: {reason}")
-        self.names = [str(folder) for folder in tracks.folders]
+        unusable = {
+            path: reason
+            for path in sorted(wanted - number.keys())
+            if not (reason := reasons.get(path, "it is not there any more")).startswith(SILENT)
+        }
+        if unusable:
+            told = [f"{printable(path)} cannot be used: {why}" for path, why in unusable.items()]
+            raise ValueError(
+                f"tracks: {'; '.join(told)}; repair these files, or take their songs out"
+            )
+        self.names = [printable(folder) for folder in tracks.folders]
         self.stems = tracks.stems
         self.sources = [
             [
@@ -79,7 +86,11 @@ class AlignedCrops(Dataset[dict[str, Tensor]]):
             for track in tracks.sources
         ]
         lengths = [
-            round(track[0][0].num_samples * sample_rate / track[0][0].sample_rate)
+            max(
+                round(info.num_samples * sample_rate / info.sample_rate)
+                for stem in track
+                for info in stem
+            )
             for track in tracks.sources
         ]
         self.seed = seed

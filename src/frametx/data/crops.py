@@ -22,6 +22,8 @@ from frametx.data.decoded import UnreadableFileError, decode, decode_excerpt
 from frametx.data.files import AudioFile
 from frametx.data.library import Library
 from frametx.data.sampling import Crop
+from frametx.data.unusable_cache import no_cache
+from frametx.printable import printable
 
 FULL_SCALE = 32_767
 
@@ -129,8 +131,9 @@ class CropReader:
                 except OverflowError:
                     full_scale *= 1.25
         except OSError as error:
-            way_out = "choose another folder for decoded files, or none (null)"
-            raise OSError(error.errno, f"{error.strerror}; {way_out}", str(path)) from error
+            decoded = no_cache(path, error)
+            way_out = "or keep no decoded files (data.decode_once=false)"
+            raise OSError(error.errno, f"{decoded.strerror}, {way_out}", str(path)) from error
 
     def _write(self, file: AudioFile, path: Path, *, step: float) -> None:
         length = file.num_samples_at(self.sample_rate)
@@ -180,7 +183,7 @@ class Crops:
         crop = self._crop(sample, num_samples)
         if crop is None:
             return "no readable file"
-        name = self.reader.library.files[crop.file].name
+        name = printable(self.reader.library.files[crop.file].name)
         return f"{name} at {crop.start / self.reader.sample_rate:.3f} s"
 
     def file(self, sample: int, num_samples: int) -> AudioFile | None:

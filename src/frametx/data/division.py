@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 from frametx.data.musdb18 import count, is_in_training_part, is_validation_track
 from frametx.data.stem_mp4 import SUFFIX
+from frametx.data.stored_text import name_bytes
 
 Part = Literal["train", "valid", "test"]
 VALIDATION_FOLDERS = ("valid", "validation")
@@ -111,5 +112,5 @@ def _held_out(names: Sequence[str], start: Path, share: float) -> frozenset[str]
 
 
 def _unit_hash(name: str) -> float:
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(name_bytes(name), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frametx.data.crops import CropReader, Crops, drawn_samples
+from frametx.data.left_out import left_out_line
 from frametx.data.library import Library
 from frametx.data.tracks import Mixture
 from frametx.data.trained_on import key_of_file
@@ -116,6 +117,14 @@ class DrawnMixtures:
             num_channels=num_channels,
             level_db=level_db,
         )
+
+    @property
+    def notes(self) -> list[str]:
+        """What its libraries leave out, in lines; nothing of files that were held out of others."""
+        lines: list[str] = []
+        for library in self.libraries.values():
+            lines += left_out_line(library.role, len(library.files), library.rejected)
+        return lines
 
     def __len__(self) -> int:
         return self.count

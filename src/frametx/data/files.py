@@ -5,6 +5,7 @@ A source is a place that holds files: a folder here, a folder at an address (`re
 data code knows where audio lies.
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,17 @@ from typing import Any, Literal, Protocol, Self
 
 import soundfile
 
+from frametx.audio.io import as_on_disk
 from frametx.data.inspection import Inspection, inspect
+from frametx.songs import AUDIO_SUFFIXES
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".mp3"),
+    *(".aiff", ".aif", ".aifc", ".opus", ".oga", ".w64", ".rf64", ".caf", ".au"),
+)
+"""Of the files that libraries read: what libsndfile decodes and seeks in, to the sample."""
+UNKNOWN = -1
+"""Size and time of a file of which the disk says nothing."""
 NUM_STAT_THREADS = 16
 """On a network disk each `stat` waits for an answer; they can wait together."""
 
@@ -93,7 +102,7 @@ class Source(Protocol):
         ...
 
     def scan(self) -> list[FoundFile]:
-        """All audio files in it."""
+        """All files that are called as audio is, those that are not read (m4a) as well."""
         ...
 
     def inspect(self, file: FileFacts) -> Inspection:
@@ -138,10 +147,16 @@ class Folder:
         return str(self.root.resolve())
 
     def scan(self) -> list[FoundFile]:
-        """Its audio files, in no particular order."""
+        """Its audio files, in no particular order.
+
+        Links to nowhere and folders that may not be listed are among them, with the size `UNKNOWN`:
+        `inspect` says what is wrong with them.
+        """
+        locked: list[str] = []
         with ThreadPoolExecutor(NUM_STAT_THREADS) as pool:
-            found = pool.map(self._found, _audio_paths(self.root))
-            return [file for file in found if file is not None]
+            found = pool.map(self._found, _audio_paths(self.root, locked))
+            files = [file for file in found if file is not None]
+        return files + [self._unknown(Path(folder)) for folder in locked]
 
     def inspect(self, file: FileFacts) -> Inspection:
         """Decode it from end to end."""
@@ -153,17 +168,21 @@ class Folder:
 
     def open(self, file: FileFacts) -> AudioReader:
         """Open it by libsndfile."""
-        return soundfile.SoundFile(file.path)
+        return soundfile.SoundFile(as_on_disk(file.path))
 
     def _found(self, path: Path) -> FoundFile | None:
         try:
             status = path.stat()
         except OSError:  # a link to nowhere
-            return None
+            return self._unknown(path)
         if not path.is_file():
             return None
         name = path.relative_to(self.root).as_posix()
         return FoundFile(path.absolute(), name, status.st_size, status.st_mtime_ns)
+
+    def _unknown(self, path: Path) -> FoundFile:
+        name = path.relative_to(self.root).as_posix()
+        return FoundFile(path.absolute(), name, UNKNOWN, UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -213,6 +232,10 @@ class AudioFile:
         return self.source.local_path(self)
 
 
+NOT_READ = "do not read"
+"""Stands in the reason for which a file in another format is rejected."""
+
+
 @dataclass(frozen=True)
 class RejectedFile:
     """A file that cannot be trained on, and why, in one line."""
@@ -223,8 +246,22 @@ class RejectedFile:
 
 
 def is_audio(name: str) -> bool:
-    """Whether a file is called as audio is, and not hidden."""
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+    """Whether a file is called as audio or video is, and not hidden."""
+    return not name.startswith(".") and _suffix(name) in AUDIO_SUFFIXES
+
+
+def is_read(file: FoundFile) -> bool:
+    """Whether a file that was found is opened; of what cannot even be found out, it is tried."""
+    return file.size == UNKNOWN or _suffix(file.name) in SUFFIXES
+
+
+def not_read(file: FoundFile) -> RejectedFile:
+    """The rejection of a file that is passed over because of its suffix."""
+    reason = (
+        f"is {_suffix(file.name)}, which libraries {NOT_READ}: convert it to one of "
+        f"{', '.join(SUFFIXES[:3])}"
+    )
+    return RejectedFile(file.path, file.name, reason)
 
 
 def scan(root: Path) -> Iterable[FoundFile]:
@@ -232,9 +269,19 @@ def scan(root: Path) -> Iterable[FoundFile]:
     return Folder(root).scan()
 
 
-def _audio_paths(root: Path) -> Iterator[Path]:
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - of 20,000 names; a Path takes longer
+
+
+def _audio_paths(root: Path, locked: list[str]) -> Iterator[Path]:
+    """Audio files below a folder; to `locked` come the folders that may not be listed."""
+
+    def note(error: OSError) -> None:
+        if error.errno != errno.ENOENT:  # gone in this moment
+            locked.append(error.filename)
+
     visited = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=note):
         status = os.stat(folder)  # noqa: PTH116 - os.walk gives a str, and has no Path twin
         if (status.st_dev, status.st_ino) in visited:
             folders.clear()

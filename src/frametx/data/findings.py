@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from frametx.data.fingerprint import find_matches
 from frametx.data.index import AudioFile, RejectedFile
+from frametx.data.left_out import kind_of_rejection
 from frametx.data.survey import Facts
 
 KINDS = {
@@ -17,12 +18,18 @@ KINDS = {
     "empty": "holds no samples",
     "truncated": "is cut short",
     "non_finite": "holds NaN or infinity",
+    "absurd": "has samples far too large for audio",
+    "short": "holds less than a millisecond",
+    "missing_stem": "is a song without one of the stems",
+    "not_aligned": "is a song whose stems do not fit together",
     "silent": "is never loud enough to learn from",
     "clipped": "stands at full scale too often",
     "duplicate": "is the same recording as another of its role",
     "shared": "is trained on and validated or tested with",
     "both_roles": "is in two roles at once",
     "unwanted": "holds what its role must not, says a separator",
+    "adjusted": "is a song whose stems were made to fit together",
+    "not_read": "is audio or video in a format that libraries do not read",
     "mono": "has equal channels",
     "band_limited": "ends far below half its sample rate",
     "abrupt_end": "ends in the middle of a sound",
@@ -111,26 +118,6 @@ def find_all(
                 ]
     found += repeated_recordings(parts, facts)
     return found + shared_folders(parts)
-
-
-def kind_of_rejection(reason: str) -> str:
-    """The kind behind one of the reasons that `inspection.py` and `audio.io` give."""
-    for text, kind in (
-        ("is silent", "silent"),
-        ("cut short", "truncated"),
-        ("cannot be decoded after", "truncated"),
-        ("damaged", "truncated"),
-        ("holds no samples", "empty"),
-        ("is empty", "empty"),
-        ("nan or infinite", "non_finite"),
-        (" is nan", "non_finite"),
-        ("NaN", "non_finite"),
-        (" is inf", "non_finite"),
-        (" is -inf", "non_finite"),
-    ):
-        if text in reason:
-            return kind
-    return "unreadable"
 
 
 def findings_in(facts: Facts, limits: Limits) -> Iterable[tuple[str, str]]:
@@ -247,7 +234,7 @@ def _finding(place: _Place, kind: str, other: _Place) -> Finding:
 def _worth(place: _Place) -> tuple[float, float, bool, float, str]:
     """Sorts the copy to keep first; of equals the first by name."""
     facts = place.facts
-    is_lossy = place.file.name.lower().endswith((".mp3", ".ogg"))
+    is_lossy = place.file.name.lower().endswith((".mp3", ".ogg", ".oga", ".opus"))
     return (-facts.sample_rate, -facts.num_channels, is_lossy, -facts.seconds, place.file.name)
 
 

@@ -22,16 +22,20 @@ from typing import Any
 
 from frametx.data.files import (
     SUFFIXES,
+    UNKNOWN,
     AudioFile,
     FoundFile,
     RejectedFile,
     Source,
     scan,
 )
+from frametx.data.stored_text import from_sql, name_bytes, to_sql
+from frametx.data.unusable_cache import no_cache
+from frametx.printable import printable
 
 __all__ = ["SUFFIXES", "AudioFile", "FoundFile", "Index", "Progress", "RejectedFile", "scan"]
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 SAVE_EVERY_SECONDS = 20.0
 LOCK_TIMEOUT_SECONDS = 60.0
 FACTS = ("size", "mtime_ns", "num_samples", "sample_rate", "num_channels", "peak", "loudness")
@@ -56,7 +60,7 @@ class Index:
             OSError: if it can be neither opened nor made.
         """
         addresses = "\n".join(source.address for source in sources)
-        key = hashlib.blake2b(addresses.encode(), digest_size=8).hexdigest()
+        key = hashlib.blake2b(name_bytes(addresses), digest_size=8).hexdigest()
         self.path = cache_dir / f"library-{key}.sqlite"
         self.rows = self._load()
 
@@ -80,7 +84,9 @@ class Index:
             del self.rows[path]
         if gone:
             with self._writing() as database:
-                database.executemany("DELETE FROM files WHERE path = ?", ((p,) for p in gone))
+                database.executemany(
+                    "DELETE FROM files WHERE path = ?", ((to_sql(p),) for p in gone)
+                )
         missing = [(file, source) for _, file, source in found if not self._holds(file)]
         if missing:
             self._learn_all(missing, progress)
@@ -136,7 +142,8 @@ class Index:
                 (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
                 if version != INDEX_VERSION or state != "ok":
                     raise sqlite3.DatabaseError(f"version {version}, {state}")
-                rows = database.execute(f"SELECT {', '.join(COLUMNS)} FROM files")
+                stored = database.execute(f"SELECT {', '.join(COLUMNS)} FROM files")
+                rows: Iterator[Any] = ((from_sql(row[0]), *row[1:]) for row in stored)
                 return {row[0]: row[:-1] for row in rows if row[-1] == _checksum(row[:-1])}
         except sqlite3.OperationalError as error:
             if not _is_damage(error):
@@ -147,7 +154,10 @@ class Index:
         return {}
 
     def _discard(self, error: Exception) -> None:
-        log.warning("the index %s is damaged (%s): the files are checked anew", self.path, error)
+        log.warning(
+            "the index %s is damaged or of another version (%s): the files are checked anew",
+            *(self.path, error),
+        )
         self.path.unlink(missing_ok=True)
         self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
 
@@ -155,7 +165,7 @@ class Index:
         with self._writing() as database:
             database.executemany(
                 f"INSERT OR REPLACE INTO files VALUES ({', '.join('?' * len(COLUMNS))})",
-                ((*row, _checksum(row)) for row in rows),
+                ((to_sql(row[0]), *row[1:], _checksum(row)) for row in rows),
             )
 
     @contextmanager
@@ -170,7 +180,7 @@ class Index:
                     "num_samples, sample_rate, num_channels, peak, loudness, reason, checksum)"
                 )
                 yield database
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise _unusable(self.path, error) from error
 
     def _connect(self) -> sqlite3.Connection:
@@ -187,9 +197,10 @@ def _is_damage(error: sqlite3.OperationalError) -> bool:
     return "no such" in str(error) or "malformed" in str(error)
 
 
-def _unusable(path: Path, error: sqlite3.Error) -> OSError:
-    way_out = "choose another folder for indices (paths.cache_dir)"
-    return OSError(getattr(error, "sqlite_errorcode", 0), f"{error}; {way_out}", str(path))
+def _unusable(path: Path, error: sqlite3.Error | OSError) -> OSError:
+    if isinstance(error, OSError):
+        return no_cache(path, error)
+    return no_cache(path, OSError(getattr(error, "sqlite_errorcode", 0), str(error)))
 
 
 def _learn(file: FoundFile, source: Source) -> Row:
@@ -200,7 +211,8 @@ def _learn(file: FoundFile, source: Source) -> Row:
         num_samples, sample_rate, num_channels, peak, loudness = (facts[name] for name in FACTS[2:])
         return path, *known, num_samples, sample_rate, num_channels, peak, loudness, None
     except ValueError as error:
-        return path, *known, *nothing, str(error)
+        return path, *known, *nothing, printable(error)
     except OSError as error:
         # Says nothing about the content: look again next time.
-        return path, -1, -1, *nothing, f"cannot be read: {error.strerror or error}"
+        unknown = (UNKNOWN, UNKNOWN)
+        return path, *unknown, *nothing, printable(f"cannot be read: {error.strerror or error}")

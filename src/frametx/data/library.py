@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from frametx.data.exclusion import exclusions
-from frametx.data.files import SUFFIXES, AudioFile, Folder, RejectedFile, Source
+from frametx.data.files import (
+    SUFFIXES,
+    AudioFile,
+    Folder,
+    RejectedFile,
+    Source,
+    is_read,
+    not_read,
+)
 from frametx.data.index import Index, Progress
 from frametx.data.loudness import LoudnessFloor, block_samples, loudest
 from frametx.data.remote import RemoteFolder, is_address
 from frametx.data.sampling import CropSampler, SegmentPool, Shares
 from frametx.data.shards import ShardFolder, holds_shards
+from frametx.data.stored_text import name_bytes
+from frametx.printable import printable
 
 Root = Path | str | Mapping[str, Path | str | float]
 """A folder or an address, or a mapping with `root` and `weight`."""
@@ -73,9 +83,10 @@ class Library:
         remote_cache_gb: float = 50.0,
         progress: Progress | None = None,
     ) -> "Library":
-        """Index the wav, flac, ogg and mp3 files under one or more folders.
+        """Index the audio files (`SUFFIXES`) under one or more folders.
 
-        Hidden files and folders are passed over; folders that are links are followed.
+        Hidden files and folders are passed over; folders that are links are followed. What cannot
+        be used is `rejected`, audio and video in formats that are not read as well.
 
         Args:
             roots: folders, searched to any depth; addresses that fsspec can list (s3://bucket/a);
@@ -117,13 +128,15 @@ class Library:
             if str(one[1].path) not in listed and not _is_excluded(one[1].name, patterns)
         ]
         by_path = {file.path: (root, file, source) for root, file, source in reversed(wanted)}
-        found = sorted(by_path.values(), key=lambda one: (one[1].name, one[1].path))
+        named = sorted(by_path.values(), key=lambda one: (one[1].name, one[1].path))
+        found = [one for one in named if is_read(one[1])]
+        passed_over = [not_read(file) for _, file, _ in named if not is_read(file)]
         known = Index(cache, sources).complete(
-            found, present=[file for _, file, _ in present], progress=progress
+            found, present=[f for _, f, _ in present if is_read(f)], progress=progress
         )
         known = [_if_loud(entry, min_loudness_db) for entry in known]
         files = tuple(entry for entry in known if isinstance(entry, AudioFile))
-        rejected = tuple(entry for entry in known if isinstance(entry, RejectedFile))
+        rejected = (*(entry for entry in known if isinstance(entry, RejectedFile)), *passed_over)
         if not files:
             raise ValueError(_nothing_usable(role, [place for place, _ in places], rejected))
         weights = tuple(weight for _, weight in places)
@@ -220,7 +233,8 @@ def _nothing_usable(
     where = ", ".join(str(root) for root in roots)
     if not rejected:
         return f"{role}: no {', '.join(SUFFIXES)} file in {where}; give a folder that holds some"
-    reasons = "; ".join(f"{file.name} {file.reason}" for file in rejected[:num_shown])
+    shown = rejected[:num_shown]
+    reasons = "; ".join(f"{printable(file.name)} {file.reason}" for file in shown)
     more = f"; and {len(rejected) - num_shown} more" if len(rejected) > num_shown else ""
     return f"{role}: none of the {len(rejected)} files in {where} can be used: {reasons}{more}"
 
@@ -279,5 +293,5 @@ def _if_loud(
 
 
 def _unit_hash(name: str) -> float:
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(name_bytes(name), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -38,7 +38,9 @@ from torch import Tensor
 
 from frametx.audio.io import AudioWriter
 from frametx.data.index import RejectedFile
+from frametx.data.stored_text import name_bytes
 from frametx.data.tracks import Tracks
+from frametx.data.unusable_cache import no_cache
 
 CHUNK_NAME = re.compile(r"(?P<song>.+)_p(?P<number>\d+)(?P<suffix>\.\d+)?\.npz")
 FOLDER_NAME = re.compile(
@@ -386,7 +388,11 @@ def _decode_all(
         for file in known.pop(name).get("files", []):
             (folder / file).unlink(missing_ok=True)
     stale = [song for song in songs if not _is_current(known.get(song.name), states, song, folder)]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_manifest(folder, known)
+    except OSError as error:
+        raise no_cache(folder, error) from error
     for song in track(
         stale,
         description="spectrograms to audio",
@@ -474,7 +480,7 @@ def _save_manifest(folder: Path, songs: Mapping[str, Mapping]) -> None:
 
 def _key(roots: Sequence[Path | str] | Path | str, kind: str) -> str:
     told = [kind, *(str(Path(root).expanduser().resolve()) for root in _as_list(roots))]
-    return hashlib.blake2b("\n".join(told).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(name_bytes("\n".join(told)), digest_size=8).hexdigest()
 
 
 def _as_list(value: Sequence[Path | str] | Path | str) -> list[Path | str]:

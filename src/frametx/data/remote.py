@@ -19,6 +19,7 @@ import soundfile
 
 from frametx.data.files import AudioReader, FileFacts, FoundFile, is_audio
 from frametx.data.inspection import Inspection, inspect
+from frametx.data.stored_text import name_bytes
 
 SHARD_LIST = "frametx.json"
 """Name of the list of songs in a folder of shards."""
@@ -189,7 +190,8 @@ class RemoteFolder:
     def _copy_of(self, file: FileFacts) -> tuple[str, int, Callable[[Path], None]]:
         """Name and size of its copy, and what writes it."""
         key = f"{self.address}/{file.name}\n{file.size}\n{file.mtime_ns}"
-        name = hashlib.blake2b(key.encode(), digest_size=12).hexdigest() + file.path.suffix.lower()
+        digest = hashlib.blake2b(name_bytes(key), digest_size=12).hexdigest()
+        name = digest + file.path.suffix.lower()
         return name, file.size, lambda target: self._fetch(file.name, target)
 
     def open(self, file: FileFacts) -> AudioReader:

@@ -94,7 +94,7 @@ class ShardFolder:
         loudness = base64.b64decode(known.loudness)
         return Inspection(
             known.num_samples, known.sample_rate, known.num_channels, known.peak, loudness
-        )
+        ).checked()
 
     def local_path(self, file: FileFacts) -> NoReturn:
         """There is none.

@@ -30,8 +30,10 @@ from frametx.data.decoded import UnreadableFileError
 from frametx.data.files import AudioFile
 from frametx.data.library import Library
 from frametx.data.sampling import Crop, uniforms
-from frametx.data.tracks import EvaluationSet, Mixture
+from frametx.data.stored_text import name_bytes
+from frametx.data.tracks import EvaluationSet, Mixture, notes_of
 from frametx.data.trained_on import TrainedOn
+from frametx.printable import printable
 
 SILENCE_RMS = 1e-4
 """Excerpts below this (-80 dBFS) are silent: they are not brought to any level."""
@@ -154,7 +156,9 @@ class SpeakerCrops(Dataset[dict[str, Tensor]]):
         """Which files, from where on."""
         files, rate = self.reader.library.files, self.reader.sample_rate
         crops = self._crops(sample, num_samples)
-        return " + ".join(f"{files[c.file].name} at {c.start / rate:.3f} s" for c in crops)
+        return " + ".join(
+            f"{printable(files[c.file].name)} at {c.start / rate:.3f} s" for c in crops
+        )
 
     def files(self, sample: int, num_samples: int) -> list[AudioFile]:
         """Those that a sample is made of."""
@@ -326,6 +330,11 @@ class AnyOrder:
     def __init__(self, *, tracks: EvaluationSet) -> None:
         self.tracks = tracks
 
+    @property
+    def notes(self) -> list[str]:
+        """Those of the tracks."""
+        return notes_of(self.tracks)
+
     def __len__(self) -> int:
         return len(self.tracks)
 
@@ -335,5 +344,5 @@ class AnyOrder:
 
 
 def _unit_hash(speaker: tuple[int, str]) -> float:
-    digest = hashlib.blake2b(f"{speaker[0]}:{speaker[1]}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(name_bytes(f"{speaker[0]}:{speaker[1]}"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

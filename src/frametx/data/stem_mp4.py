@@ -16,6 +16,8 @@ import soundfile
 from frametx.audio.container import num_audio_streams, probe_container, read_container
 from frametx.audio.io import AudioWriter
 from frametx.data.progress import progress_bar
+from frametx.data.stored_text import name_bytes
+from frametx.data.unusable_cache import no_cache
 
 SUFFIX = ".stem.mp4"
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -38,7 +40,7 @@ def find_stem_files(root: Path) -> dict[str, Path]:
 
 def decoded_folder(root: Path, cache_dir: Path | str) -> Path:
     """Where the songs of a folder are decoded to: below it they have the names they have there."""
-    key = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
+    key = hashlib.blake2b(name_bytes(str(root.resolve())), digest_size=8).hexdigest()
     return Path(cache_dir).expanduser() / "stem_mp4" / key
 
 
@@ -53,8 +55,14 @@ def decode_all(files: Mapping[str, Path], folder: Path) -> None:
 
     Raises:
         ValueError: if PyAV is not installed, or a file is damaged or has other streams.
+        OSError: if the folder cannot be made.
     """
     wanted = {name: path for name, path in files.items() if not _is_current(path, folder / name)}
+    if wanted:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise no_cache(folder, error) from error
     with progress_bar("decoding") as report:
         for number, (name, path) in enumerate(wanted.items(), start=1):
             _decode(path, folder / name)

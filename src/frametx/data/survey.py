@@ -25,6 +25,8 @@ from torch import Tensor
 
 from frametx.data.fingerprint import FRAMES_PER_SECOND, Fingerprint, FingerprintBuilder
 from frametx.data.index import AudioFile, Progress
+from frametx.data.stored_text import to_sql
+from frametx.data.unusable_cache import no_cache
 
 VERSION = 1
 """Of the stored facts: raised when they mean something else, so that older ones are dropped."""
@@ -260,16 +262,24 @@ class FactsCache:
 
     Args:
         path: of the file; its folder is made.
+
+    Raises:
+        OSError: if it can be neither opened nor made.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         try:
-            self._database = self._opened()
-        except sqlite3.DatabaseError:  # no database, or half of one: measured anew, which is right
-            path.unlink(missing_ok=True)
-            self._database = self._opened()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._database = self._opened()
+            except sqlite3.DatabaseError:  # no database, or half of one: measured anew
+                path.unlink(missing_ok=True)
+                self._database = self._opened()
+        except OSError as error:
+            raise no_cache(path, error) from error
+        except sqlite3.Error as error:
+            raise no_cache(path, OSError(0, str(error))) from error
 
     def __enter__(self) -> "FactsCache":
         """The cache itself."""
@@ -290,7 +300,7 @@ class FactsCache:
         row = self._database.execute(
             "SELECT facts, spectrum, words, frames FROM facts"
             " WHERE path = ? AND size = ? AND mtime_ns = ? AND version = ?",
-            (str(file.path), file.size, file.mtime_ns, VERSION),
+            (to_sql(str(file.path)), file.size, file.mtime_ns, VERSION),
         ).fetchone()
         if row is None:
             return None
@@ -308,32 +318,42 @@ class FactsCache:
         for name in ("spectrum_db", "fingerprint"):
             del plain[name]
         arrays = (facts.spectrum_db, facts.fingerprint.words, facts.fingerprint.frames)
-        self._database.execute(
-            "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(str(file.path), file.size, file.mtime_ns, VERSION, json.dumps(plain)),
-                *(array.tobytes() for array in arrays),
-            ),
-        )
+        with self._writing():
+            self._database.execute(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(to_sql(str(file.path)), file.size, file.mtime_ns, VERSION, json.dumps(plain)),
+                    *(array.tobytes() for array in arrays),
+                ),
+            )
 
     def get_note(self, file: AudioFile, key: str) -> str | None:
         """What another program remembered about an unchanged file, e.g. a separator's verdict."""
         row = self._database.execute(
             "SELECT note FROM notes WHERE path = ? AND size = ? AND mtime_ns = ? AND key = ?",
-            (str(file.path), file.size, file.mtime_ns, key),
+            (to_sql(str(file.path)), file.size, file.mtime_ns, key),
         ).fetchone()
         return None if row is None else row[0]
 
     def put_note(self, file: AudioFile, key: str, note: str) -> None:
         """Remember a verdict under a key that says whose it is."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?, ?)",
-            (str(file.path), file.size, file.mtime_ns, key, note),
-        )
+        with self._writing():
+            self._database.execute(
+                "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?, ?)",
+                (to_sql(str(file.path)), file.size, file.mtime_ns, key, note),
+            )
 
     def commit(self) -> None:
         """Write to disk."""
-        self._database.commit()
+        with self._writing():
+            self._database.commit()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:  # a lock, a full disk, or one that is read only
+            raise no_cache(self.path, OSError(0, str(error))) from error
 
     def _opened(self) -> sqlite3.Connection:
         # Two checks at once wait for each other's few milliseconds of writing.

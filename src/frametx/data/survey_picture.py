@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from frametx.data.findings import Part
 from frametx.data.index import AudioFile
 from frametx.data.survey import BAND_HZ, Facts, blocks_of
+from frametx.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,10 +38,12 @@ def save_hours(path: Path, hours: Mapping[str, Mapping[str, float]]) -> None:
         shown, rest = longest[:MOST_FOLDERS], longest[MOST_FOLDERS:]
         if rest:
             shown.append((f"{len(rest)} more", sum(value for _, value in rest)))
-        labels = [label[:40] for label, _ in shown]
+        labels = [printable(label)[:40] for label, _ in shown]
         axis.bar(np.arange(len(shown)), [value for _, value in shown])
-        axis.set_xticks(np.arange(len(shown)), labels, rotation=60, ha="right", fontsize=7)
-        axis.set_title(f"{name}: {sum(folders.values()):.2f} h in {len(folders)} folder(s)")
+        style = {"rotation": 60, "ha": "right", "fontsize": 7, "parse_math": False}
+        axis.set_xticks(np.arange(len(shown)), labels, **style)
+        title = f"{name}: {sum(folders.values()):.2f} h in {len(folders)} folder(s)"
+        axis.set_title(title, parse_math=False)
         axis.set_ylabel("hours")
     axes.save()
 
@@ -66,7 +69,7 @@ def save_spectra(path: Path, spectra: Mapping[str, Sequence[Facts]]) -> None:
             axis.plot(frequency_khz, median, color="tab:red", lw=1.5, label="median")
             axis.legend(loc="upper right")
         axis.set_ylim(FLOOR_DB, 0)
-        axis.set_title(f"{name}: long-term spectrum of {len(facts)} file(s)")
+        axis.set_title(f"{name}: long-term spectrum of {len(facts)} file(s)", parse_math=False)
         axis.set_xlabel("frequency / kHz")
         axis.set_ylabel("level of a bin / dB re full scale")
     axes.save()
@@ -87,7 +90,7 @@ def save_waveforms(path: Path, files: Sequence[tuple[AudioFile, str]]) -> None:
         axis.fill_between(time_s, lowest, highest, step="mid", linewidth=0)
         axis.set_ylim(-1.05, 1.05)
         axis.set_xlim(0, max(file.seconds, 1e-3))
-        axis.set_title(title[:150], fontsize=8, loc="left")
+        axis.set_title(printable(title)[:150], fontsize=8, loc="left", parse_math=False)
     if shown:
         axes.panels[-1].set_xlabel("time / s")
     axes.save()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from frametx.audio.io import AudioInfo, probe, read_audio
+from frametx.audio.io import read_audio
 from frametx.data.division import (
     VALIDATION_FOLDERS,
     Part,
@@ -18,10 +18,28 @@ from frametx.data.division import (
     of_part,
 )
 from frametx.data.index import SUFFIXES
+from frametx.data.left_out import some_names
 from frametx.data.stem_mp4 import SUFFIX, decode_all, decoded_folder, find_stem_files
+from frametx.data.track_files import (
+    ADJUSTED,
+    FitRules,
+    MissingStem,
+    TrackFiles,
+    TrackFinding,
+    UnusableTrackError,
+    audio_by_stem,
+    find_track_files,
+    listed_tracks,
+    way_out,
+)
 from frametx.data.trained_on import content_key_of
+from frametx.printable import printable
 
 HELD_OUT_FOLDERS = ("test", *VALIDATION_FOLDERS)
+MOST_LISTED = 20
+"""Tracks that are named in an error."""
+MOST_NAMED = 3
+"""Tracks that are named in a note."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,8 @@ class Mixture:
     order that suits the estimates best."""
     files: frozenset[bytes] = frozenset()
     """Keys of the contents of the files that it was made of, see `frametx.data.trained_on`."""
+    missing: frozenset[int] = frozenset()
+    """Stems of which there is no file: they are silence in `stems`, and have no score."""
 
 
 class EvaluationSet(Protocol):
@@ -68,6 +88,8 @@ class Tracks:
         part: Part = "test",
         held_out: float = 0.1,
         cache_dir: Path | str | None = None,
+        length_tolerance_seconds: float = 0.1,
+        missing_stem: MissingStem = "refuse",
     ) -> None:
         """Look at every track's headers, at no samples (but of .stem.mp4 that are new).
 
@@ -77,10 +99,13 @@ class Tracks:
             part: train, valid or test, of a divided root.
             held_out: share of train/ that is validated on where there is no better division.
             cache_dir: where .stem.mp4 files are decoded to.
+            length_tolerance_seconds: stems of a track may differ by so much, and are padded.
+            missing_stem: refuse, or silent: a stem without a file is silence without a score.
 
         Raises:
-            ValueError: if there is no track, or one lacks a stem or is not aligned.
+            ValueError: if there is no track, or some lack a stem or are not aligned: all are named.
         """
+        self.rules = FitRules(length_tolerance_seconds, missing_stem)
         self.root = Path(root).expanduser()
         self.stems = tuple(stems)
         if not self.root.is_dir():
@@ -95,27 +120,36 @@ class Tracks:
         )
         self.notes = missing_of_musdb18(chosen, root=self.root, start=start, part=part)
         """What a user should know of the tracks that were found, in lines."""
-        prefix = "" if start == self.root else f"{start.name}/"
-        self.names = [self.root.resolve().name if name == "." else prefix + name for name in chosen]
-        """Of the tracks, below the root; unique."""
+        if self.unread:
+            self.notes.append(
+                f"{len(self.unread)} folder(s) passed over, whose stems are in formats that are "
+                f"not read: {some_names(self.unread)}; convert them to {', '.join(SUFFIXES[:3])}"
+            )
+        self._prefix = "" if start == self.root else f"{start.name}/"
+        self._root_name = self.root.resolve().name
         if packed:
             self.root = _unpacked({name: packed[name] for name in chosen}, start, cache_dir)
             found = {name: self.root / name for name in chosen}
         self._keys: dict[int, frozenset[bytes]] = {}
-        self.folders = [found[name] for name in chosen]
-        self.sources = [
-            self._checked_sources(name, folder)
-            for name, folder in zip(self.names, self.folders, strict=True)
-        ]
+        self._fits = self._fitting(chosen, found)
+        self.names = self._labels(list(self._fits))
+        """Of the tracks, below the root; unique."""
+        self.folders = [found[name] for name in self._fits]
+        self.files = list(self._fits.values())
+        """By track, those of its stems."""
+        self.sources = [track.sources for track in self.files]
 
     def _find(self, start: Path) -> tuple[dict[str, Path], dict[str, Path]]:
         """Folders of tracks, and .stem.mp4 files, by their names below `start`."""
         folders = [start, *(path for path in sorted(start.rglob("*")) if path.is_dir())]
-        found = {
-            folder.relative_to(start).as_posix(): folder
-            for folder in folders
-            if not _audio_by_stem(folder).keys().isdisjoint(self.stems)
-        }
+        named = {folder.relative_to(start).as_posix(): folder for folder in folders}
+        found = {name: folder for name, folder in named.items() if self._holds_stem(folder)}
+        self.unread = [
+            name
+            for name, folder in named.items()
+            if name not in found and self._holds_stem(folder, is_read=False)
+        ]
+        """Folders whose stems are all in formats that are not read."""
         packed = find_stem_files(start)
         if found and packed:
             raise ValueError(
@@ -123,6 +157,9 @@ class Tracks:
                 f"({next(iter(packed))}): give a folder that holds one of them"
             )
         return found, packed
+
+    def _holds_stem(self, folder: Path, *, is_read: bool = True) -> bool:
+        return not audio_by_stem(folder, is_read=is_read).keys().isdisjoint(self.stems)
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -133,53 +170,50 @@ class Tracks:
         Raises:
             ValueError: if one of its files is damaged.
         """
-        sources = self.sources[index]
-        read = [[read_audio(info.path) for info in part] for part in sources]
-        sample_rate = sources[0][0].sample_rate
+        track = self.files[index]
+        read = [[(read_audio(info.path), info) for info in part] for part in track.sources]
         if index not in self._keys:
-            keys = (content_key_of(file, sample_rate) for part in read for file in part)
+            keys = (content_key_of(file, info.sample_rate) for part in read for file, info in part)
             self._keys[index] = frozenset(key for key in keys if key is not None)
         return Mixture(
             self.names[index],
-            torch.stack([torch.stack(part).sum(0) for part in read]),
-            sample_rate,
+            torch.stack([track.stem([track.fitted(*file) for file in part]) for part in read]),
+            track.sample_rate,
             files=self._keys[index],
+            missing=frozenset(stem for stem, part in enumerate(read) if not part),
         )
 
-    def _checked_sources(self, name: str, folder: Path) -> list[list[AudioInfo]]:
-        """The files that add up to each stem."""
-        files = _audio_by_stem(folder)
-        doubled = [paths for paths in files.values() if len(paths) > 1]
-        if doubled:
-            same = ", ".join(path.name for path in doubled[0])
-            raise ValueError(f"track {name}: {same} are the same stem; keep one")
-        paths = {stem: found[0] for stem, found in files.items()}
-        sources = [self._paths_of(stem, paths, name) for stem in self.stems]
-        infos = [[probe(path) for path in part] for part in sources]
-        shapes = {
-            info.path.name: (info.sample_rate, info.num_channels, info.num_samples)
-            for part in infos
-            for info in part
-        }
-        if len(set(shapes.values())) > 1:
-            facts = "; ".join(
-                f"{name}: {rate} Hz, {channels} channels, {length} samples"
-                for name, (rate, channels, length) in shapes.items()
-            )
-            raise ValueError(f"track {name}: its stems are not aligned: {facts}")
-        return infos
+    def _fitting(self, chosen: Sequence[str], found: Mapping[str, Path]) -> dict[str, TrackFiles]:
+        """The files of the tracks that can be used, by the names of these.
 
-    def _paths_of(self, stem: str, paths: dict[str, Path], name: str) -> list[Path]:
-        if stem in paths:
-            return [paths[stem]]
-        named = {"vocals", "mixture", *self.stems}
-        others = [paths[other] for other in sorted(paths) if other not in named]
-        if stem == "instrumental" and others:
-            return others
-        raise ValueError(
-            f"track {name} has no {stem} file; {self._expected()}; "
-            f"found: {', '.join(path.name for path in paths.values())}"
-        )
+        Raises:
+            ValueError: naming all tracks that cannot be used, unless they are being listed.
+        """
+        fitting: dict[str, TrackFiles] = {}
+        findings: list[TrackFinding] = []
+        for label, name in zip(self._labels(chosen), chosen, strict=True):
+            try:
+                fitting[name] = find_track_files(found[name], self.stems, self.rules)
+            except UnusableTrackError as error:
+                place = (label, found[name], error.kind, str(error), error.apart_seconds)
+                findings.append(TrackFinding(*place))
+                continue
+            findings += [
+                TrackFinding(label, found[name], ADJUSTED, reason)
+                for reason in fitting[name].adjustments
+            ]
+        listed = listed_tracks()
+        if listed is not None:
+            listed += findings
+        bad = [finding for finding in findings if finding.kind != ADJUSTED]
+        if bad and listed is None:
+            raise ValueError(_refusal(bad, len(chosen), self._expected()))
+        self.notes += _adjustment_lines([one for one in findings if one.kind == ADJUSTED])
+        return fitting
+
+    def _labels(self, chosen: Sequence[str]) -> list[str]:
+        """The names of tracks below the root."""
+        return [self._root_name if name == "." else f"{self._prefix}{name}" for name in chosen]
 
     def _expected(self) -> str:
         wanted = ", ".join(f"<track>/{stem}.wav" for stem in self.stems)
@@ -195,13 +229,29 @@ def _unpacked(files: Mapping[str, Path], start: Path, cache_dir: Path | str | No
     return folder
 
 
-def _audio_by_stem(folder: Path) -> dict[str, list[Path]]:
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        is_audio = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        if is_audio and path.is_file():
-            files.setdefault(path.stem.lower(), []).append(path)
-    return files
+def _refusal(bad: Sequence[TrackFinding], num_tracks: int, expected: str) -> str:
+    """Which tracks cannot be used and why, and which options accept them, in one line."""
+    told = [f"track {printable(one.name)}: {one.reason}" for one in bad[:MOST_LISTED]]
+    if len(bad) > MOST_LISTED:
+        told.append(f"{len(bad) - MOST_LISTED} more (python -m frametx.check lists all)")
+    if ways := way_out(bad):
+        told.append(ways)
+    return f"{len(bad)} of {num_tracks} track(s) cannot be used: {'; '.join(told)}; {expected}"
+
+
+def _adjustment_lines(adjusted: Sequence[TrackFinding]) -> list[str]:
+    """How many tracks were made to fit, and how the first few, in a line."""
+    if not adjusted:
+        return []
+    told = "; ".join(f"{printable(one.name)}: {one.reason}" for one in adjusted[:MOST_NAMED])
+    more = len(adjusted) - MOST_NAMED
+    tail = f"; and {more} more, python -m frametx.check lists all" if more > 0 else ""
+    return [f"{len({one.name for one in adjusted})} track(s) made to fit: {told}{tail}"]
+
+
+def notes_of(tracks: EvaluationSet) -> list[str]:
+    """What a user should know of a set of tracks, in lines; most sets have none."""
+    return list(getattr(tracks, "notes", ()))
 
 
 def _listing(root: Path, num_shown: int = 6) -> str:

@@ -22,6 +22,7 @@ from frametx.data.files import AudioFile
 from frametx.data.library import Library
 from frametx.data.loudness import SILENT_LEVEL, levels
 from frametx.data.musdb18 import TRAINING_TRACKS, as_key, is_in_training_part
+from frametx.data.stored_text import name_bytes
 
 KEY_BYTES = 5
 """Of a file or name: one of 20,000 is taken for another by chance in 1 of 50 million."""
@@ -137,7 +138,7 @@ def song_key(name: str) -> bytes | None:
     letters = as_key(name)
     if sum(map(str.isalpha, letters)) < FEWEST_LETTERS:
         return None
-    return hashlib.blake2b(letters.encode(), digest_size=KEY_BYTES).digest()
+    return hashlib.blake2b(name_bytes(letters), digest_size=KEY_BYTES).digest()
 
 
 def _without_none(keys: Iterable[bytes | None]) -> frozenset[bytes]:

@@ -1,5 +1,6 @@
 """What training and validation are fed with: samples by step, mixed on the device."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from frametx.audio.stft import Stft
-from frametx.data.tracks import EvaluationSet, Mixture
+from frametx.data.tracks import EvaluationSet, Mixture, notes_of
 from frametx.data.trained_on import TrainedOn
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.step_batch import CountsSteps, StepBatch
@@ -168,6 +169,7 @@ class StepDataModule(L.LightningDataModule, ABC):
         self.cache_dir = Path(cache_dir).expanduser()
         self.decode_once = decode_once
         self._samples: list[int] = []
+        self._has_told = int(os.environ.get("LOCAL_RANK", 0)) > 0
 
     @cached_property
     def source(self) -> SampleSource:
@@ -206,9 +208,17 @@ class StepDataModule(L.LightningDataModule, ABC):
     def mix(self, crops: Crops) -> Float[Tensor, "B S C L"]:
         """Make the stems of the samples, on the device where the crops are."""
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the data before training starts, in lines."""
+        return notes_of(self.validation_set)
+
     def prepare_data(self) -> None:
-        """Open everything once, so that a user's mistake shows before training starts."""
+        """Open everything, so that a user's mistake shows before training; print the notes once."""
         _ = self.source, len(self.validation_set)
+        if not self._has_told:
+            self._has_told = True
+            print("".join(f"{note}\n" for note in self.notes), end="", flush=True)
 
     def train_dataloader(self) -> StepLoader:
         """One batch a step, from the step where the module stands."""

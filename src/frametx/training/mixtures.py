@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from frametx.data.aligned import StemTransforms
 from frametx.data.crops import CropReader, Crops, drawn_samples
+from frametx.data.left_out import left_out_line
 from frametx.data.library import Library, Root, Weighting
 from frametx.data.library_rules import LibraryRules
 from frametx.data.tracks import EvaluationSet, Mixture
@@ -130,11 +131,20 @@ class MixturesDataModule(StepDataModule):
         """Of all songs, in all processes of this machine."""
         return cast(MixtureCrops, self.source).crops.reader.num_lost
 
+    @property
+    def notes(self) -> list[str]:
+        """What the library leaves out."""
+        used, rejected = len(self._whole.files), self._whole.rejected
+        return left_out_line("data.mixtures", used, rejected) + super().notes
+
+    @cached_property
+    def _whole(self) -> Library:
+        return self.rules.open("mixtures", self.roots)
+
     @cached_property
     def _parts(self) -> tuple[Library, Library]:
         """What is trained on, and what is held out."""
-        library = self.rules.open("mixtures", self.roots)
-        return library.split(self.held_out)
+        return self._whole.split(self.held_out)
 
     def open_validation(self) -> EvaluationSet:
         """Excerpts of the songs that are held out."""

@@ -8,6 +8,7 @@ from typing import Unpack, cast
 from jaxtyping import Float
 from torch import Tensor
 
+from frametx.data.left_out import left_out_line
 from frametx.data.library import Library, Root, Weighting
 from frametx.data.library_rules import LibraryRules
 from frametx.data.speakers import DrawnSpeakers, SpeakerCrops, SpeakerMix, split_speakers
@@ -93,10 +94,20 @@ class SpeakersDataModule(StepDataModule):
         """In all processes of this machine."""
         return cast(SpeakerCrops, self.source).reader.num_lost
 
+    @property
+    def notes(self) -> list[str]:
+        """What the library leaves out."""
+        used, rejected = len(self._whole.files), self._whole.rejected
+        return left_out_line("data.speakers", used, rejected) + super().notes
+
+    @cached_property
+    def _whole(self) -> Library:
+        return self.rules.open("speakers", self.roots)
+
     @cached_property
     def _parts(self) -> tuple[Library, Library]:
         """What is trained on, and what is held out (all of it where tracks are given)."""
-        library = self.rules.open("speakers", self.roots)
+        library = self._whole
         if self.validation is not None:
             return library, library
         return split_speakers(library, self.held_out, num_speakers=self.num_speakers)

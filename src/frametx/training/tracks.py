@@ -1,6 +1,5 @@
 """Tracks of aligned stems as training data."""
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from frametx.data.aligned import AlignedCrops, StemTransforms
 from frametx.data.division import Part
-from frametx.data.tracks import EvaluationSet, Tracks
+from frametx.data.track_files import FitRules, MissingStem
+from frametx.data.tracks import EvaluationSet, Tracks, notes_of
 from frametx.data.trained_on import TrainedOn
 from frametx.data.voxaug import checked_stems
 from frametx.training.datamodule import Crops, SampleSource, StepDataModule, StepSettings
@@ -25,6 +25,8 @@ class TracksDataModule(StepDataModule):
         stems: their names, in order, two at least.
         held_out: share of train/ that is validated on, where neither a folder valid/ nor MUSDB18's
             list says which tracks are.
+        length_tolerance_seconds: stems of a song may differ by so much, and are padded.
+        missing_stem: refuse, or silent: a stem without a file is silence without a score.
         mix_songs: share of the samples whose stems come each from a song of its own, from 0 to 1.
         test: evaluated when training has ended; by `train.py`, not here.
         transforms: what chance does to each stem.
@@ -43,6 +45,8 @@ class TracksDataModule(StepDataModule):
         mix_songs: float,
         test: EvaluationSet | None,
         transforms: StemTransforms,
+        length_tolerance_seconds: float = 0.1,
+        missing_stem: MissingStem = "refuse",
         **settings: Unpack[StepSettings],
     ) -> None:
         super().__init__(**settings)
@@ -50,27 +54,24 @@ class TracksDataModule(StepDataModule):
         self.stems = checked_stems(stems)
         self.held_out = held_out
         self.mix_songs = mix_songs
+        self.fit = FitRules(length_tolerance_seconds, missing_stem)
         self.test = test
         self.transforms = transforms
-        self._has_told = int(os.environ.get("LOCAL_RANK", 0)) > 0
 
     @cached_property
     def training_tracks(self) -> Tracks:
         """What is trained on."""
         return self._part("train")
 
-    def prepare_data(self) -> None:
-        """Open everything once, and say once how the tracks are divided."""
-        super().prepare_data()
-        if self._has_told:
-            return
-        self._has_told = True
+    @property
+    def notes(self) -> list[str]:
+        """How the tracks are divided, and what was done to make their stems fit together."""
         sets = (self.training_tracks, self.validation_set, self.test)
         parts = [tracks for tracks in sets if tracks is not None]
         roles = ("to train on", "to validate on", "to test with")
         counts = [f"{len(part)} {role}" for part, role in zip(parts, roles, strict=False)]
-        notes = [note for part in parts for note in getattr(part, "notes", ())]
-        print("\n".join([f"tracks: {', '.join(counts)}", *notes]), flush=True)
+        notes = [note for part in parts for note in notes_of(part)]
+        return [f"tracks: {', '.join(counts)}", *dict.fromkeys(notes)]
 
     @property
     def fingerprint(self) -> str:
@@ -111,6 +112,8 @@ class TracksDataModule(StepDataModule):
             part=part,
             held_out=self.held_out,
             cache_dir=self.cache_dir,
+            length_tolerance_seconds=self.fit.length_tolerance_seconds,
+            missing_stem=self.fit.missing_stem,
         )
 
     def mix(self, crops: Crops) -> Float[Tensor, "B S C L"]:

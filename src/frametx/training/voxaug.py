@@ -11,8 +11,11 @@ from torch import Tensor
 
 from frametx.audio.stft import Stft
 from frametx.data.drawn_mixtures import DrawnMixtures
+from frametx.data.files import RejectedFile
+from frametx.data.left_out import left_out_line
 from frametx.data.library import Library, Root, Weighting
 from frametx.data.library_rules import LibraryRules
+from frametx.data.npz import rejected_songs
 from frametx.data.remote import is_address
 from frametx.data.tracks import EvaluationSet
 from frametx.data.trained_on import TrainedOn
@@ -149,15 +152,34 @@ class VoxaugDataModule(StepDataModule):
             num_channels=self.num_channels,
         )
 
+    @property
+    def notes(self) -> list[str]:
+        """What the libraries leave out."""
+        lines: list[str] = []
+        for stem, library in self._whole.items():
+            lines += left_out_line(f"data.{stem}", len(library.files), self.rejected(stem))
+        return lines + super().notes
+
+    def rejected(self, stem: str) -> tuple[RejectedFile, ...]:
+        """The files of a library that cannot be used, and songs that could not be made audio."""
+        roots = self.roots[stem]
+        listed = [roots] if isinstance(roots, str | Path) else list(roots)
+        folders = [root for root in listed if isinstance(root, str | Path)]
+        chunks = (song for folder in folders for song in rejected_songs(folder))
+        return (*self._whole[stem].rejected, *chunks)
+
+    @cached_property
+    def _whole(self) -> dict[str, Library]:
+        return {stem: self.rules.open(stem, roots) for stem, roots in self.roots.items()}
+
     @cached_property
     def _parts(self) -> dict[str, tuple[Library, Library]]:
         """By stem, what is trained on and what is held out (all of it where tracks are given)."""
-        parts: dict[str, tuple[Library, Library]] = {}
-        for stem, roots in self.roots.items():
-            library = self.rules.open(stem, roots)
-            hold = self.validation is None
-            parts[stem] = library.split(self.held_out) if hold else (library, library)
-        return parts
+        hold = self.validation is None
+        return {
+            stem: library.split(self.held_out) if hold else (library, library)
+            for stem, library in self._whole.items()
+        }
 
     @property
     def trained_on(self) -> TrainedOn:
