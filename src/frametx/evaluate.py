@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -27,7 +27,7 @@ from frametx.audio.io import write_wav
 from frametx.audio.picture import save_picture
 from frametx.checkpoint import heard_by
 from frametx.config import hydra_main, plain
-from frametx.data.tracks import EvaluationSet, Mixture
+from frametx.data.tracks import EvaluationSet, Mixture, notes_of
 from frametx.data.trained_on import REASONS, TrainedOn
 from frametx.loading import CONFIG_KEYS, load_configured
 from frametx.metrics.bootstrap import check_resamples
@@ -37,6 +37,7 @@ from frametx.metrics.scores import Score, score_track
 from frametx.metrics.summary import Summary, summarise
 from frametx.pipeline import Pipeline
 from frametx.pretrained import is_name
+from frametx.printable import printable
 from frametx.separator import Separator
 
 MOST_NAMED = 5  # tracks in a line of the report; tracks.csv marks all of them
@@ -55,6 +56,7 @@ class Evaluation:
         facts: what was done with what, for the report.
         trained_on: for each track that says nothing about new songs, why: one of `REASONS`.
         of_all: summaries of all tracks where some were trained on; else empty.
+        unreadable: a line for each track that could not be read, and has no scores.
     """
 
     scores: list[Score]
@@ -64,12 +66,18 @@ class Evaluation:
     facts: Mapping[str, Any] = field(default_factory=dict)
     trained_on: Mapping[str, str] = field(default_factory=dict)
     of_all: list[Summary] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
     @property
     def remarks(self) -> list[str]:
-        """Which tracks say nothing about new songs, and what was made of them; lines, or none."""
+        """Which tracks have no scores, or none that count, and why; lines, or none."""
         total = self.facts["num_tracks"]
-        lines: list[str] = []
+        lines = [f"left out, cannot be read: {reason}" for reason in self.unreadable[:MOST_NAMED]]
+        if len(self.unreadable) > MOST_NAMED:
+            lines.append(
+                f"left out, cannot be read: {len(self.unreadable) - MOST_NAMED} more tracks"
+            )
+        num_unreadable = len(lines)
         for reason, words in REASONS.items():
             names = [name for name, why in self.trained_on.items() if why == reason]
             if names:
@@ -78,7 +86,7 @@ class Evaluation:
                 lines.append(f"{len(names)} of {total} tracks {words}: {shown}")
         if self.of_all:
             lines.append("the means are those of the others; the last column has all of them")
-        elif lines:
+        elif len(lines) > num_unreadable:
             lines.append("no track is left: these means say nothing about songs it has never heard")
         return lines
 
@@ -104,13 +112,15 @@ def evaluate(
         on_track: called with number, track and estimates, e.g. to keep a picture.
 
     Raises:
-        ValueError: if the set is empty, a track has other stems, or an estimate is not finite.
+        ValueError: if the set is empty or no track can be read, a track has other stems, or an
+            estimate is not finite.
     """
     if len(evaluation_set) == 0:
         raise ValueError("there is no track to evaluate on: data.test is empty")
     check_resamples(resamples)  # now, not after hours of separating
     heard = TrainedOn(is_all=False) if trained_on is None else trained_on
     seen: dict[str, str] = {}
+    unreadable: list[ValueError | OSError] = []
     scores: list[Score] = []
     audio_seconds = wall_seconds = 0.0
     for index in track(
@@ -120,7 +130,13 @@ def evaluate(
         disable=not sys.stderr.isatty(),
         transient=True,
     ):
-        mixture = evaluation_set[index]
+        try:
+            mixture = evaluation_set[index]
+        except (ValueError, OSError) as error:  # a damaged file costs its own track alone
+            unreadable.append(error)
+            continue
+        # From here on the name stands in tables, files and pictures, which do not take every name.
+        mixture = replace(mixture, name=printable(mixture.name))
         check_stems(pipeline, mixture)
         reason = heard.reason_against(mixture.name, mixture.files)
         if reason is not None:
@@ -131,16 +147,19 @@ def evaluate(
         wall_seconds += time.perf_counter() - began
         if not mixture.has_order:
             estimates = in_best_order(estimates, mixture.stems)
-        scores += score_track(
+        of_track = score_track(
             estimates,
             mixture.stems,
             track=mixture.name,
             stem_names=pipeline.stems,
             sample_rate=mixture.sample_rate,
         )
+        scores += [score for at, score in enumerate(of_track) if at not in mixture.missing]
         audio_seconds += mixture.stems.shape[-1] / mixture.sample_rate
         if on_track is not None:
             on_track(index, mixture, estimates)
+    if len(unreadable) == len(evaluation_set):
+        raise unreadable[0]
     unseen = [score for score in scores if score.track not in seen]
     of_all = summarise(scores, resamples=resamples, seed=seed)
     is_divided = bool(seen) and bool(unseen)
@@ -151,8 +170,9 @@ def evaluate(
         of_all=of_all if is_divided else [],
         audio_seconds=audio_seconds,
         wall_seconds=wall_seconds,
+        unreadable=[printable(" ".join(str(error).split())) for error in unreadable],
         facts={
-            "num_tracks": len(evaluation_set),
+            "num_tracks": len(evaluation_set) - len(unreadable),
             "trained_on": seen,
             "stems": list(pipeline.stems),
             "separator_sample_rate": pipeline.sample_rate,
@@ -223,42 +243,53 @@ def report(evaluation: Evaluation, output: Path, *, facts: Mapping[str, Any] | N
 class Keep:
     """Keeps a picture and the audio of the first tracks of an evaluation.
 
+    What cannot be kept is noted, and the evaluation goes on: hours of scores are worth more.
+
     Args:
         output: pictures/<track>.png and audio/<track>/<stem>.wav are put below it.
         stem_names: in the order of the estimates.
         pictures: of how many tracks.
         wavs: of how many tracks: the mixture, each estimate, each true stem.
+        failures: a line for each track of which something could not be kept; filled here.
     """
 
     output: Path
     stem_names: tuple[str, ...]
     pictures: int
     wavs: int
+    failures: list[str] = field(default_factory=list)
 
     def __call__(self, index: int, mixture: Mixture, estimates: Float[Tensor, "S C L"]) -> None:
         """Write what is wanted of track number `index`."""
-        name = file_name(index, mixture.name)
-        if index < self.pictures:
-            folder = self.output / "pictures"
-            folder.mkdir(parents=True, exist_ok=True)
-            save_picture(
-                folder / f"{name}.png",
-                estimates=estimates,
-                stems=mixture.stems,
-                stem_names=self.stem_names,
-                sample_rate=mixture.sample_rate,
-                title=mixture.name,
-            )
-        if index < self.wavs:
-            folder = self.output / "audio" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            waveforms = {"mixture": mixture.stems.sum(dim=0)}
-            for stem, estimate, truth in zip(
-                self.stem_names, estimates, mixture.stems, strict=True
-            ):
-                waveforms |= {stem: estimate, f"{stem}.truth": truth}
-            for part, waveform in waveforms.items():
-                write_wav(folder / f"{part}.wav", waveform, sample_rate=mixture.sample_rate)
+        wanted = [("picture", self._draw)] if index < self.pictures else []
+        wanted += [("audio", self._write)] if index < self.wavs else []
+        for what, keep in wanted:
+            try:
+                keep(file_name(index, mixture.name), mixture, estimates)
+            except Exception as error:  # whatever a drawing package raises
+                reason = " ".join(str(error).split()) or type(error).__name__
+                self.failures.append(f"no {what} of {printable(mixture.name)}: {printable(reason)}")
+
+    def _draw(self, name: str, mixture: Mixture, estimates: Float[Tensor, "S C L"]) -> None:
+        folder = self.output / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_picture(
+            folder / f"{name}.png",
+            estimates=estimates,
+            stems=mixture.stems,
+            stem_names=self.stem_names,
+            sample_rate=mixture.sample_rate,
+            title=mixture.name,
+        )
+
+    def _write(self, name: str, mixture: Mixture, estimates: Float[Tensor, "S C L"]) -> None:
+        folder = self.output / "audio" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        waveforms = {"mixture": mixture.stems.sum(dim=0)}
+        for stem, estimate, truth in zip(self.stem_names, estimates, mixture.stems, strict=True):
+            waveforms |= {stem: estimate, f"{stem}.truth": truth}
+        for part, waveform in waveforms.items():
+            write_wav(folder / f"{part}.wav", waveform, sample_rate=mixture.sample_rate)
 
 
 def beside(ckpt: str) -> Path:
@@ -307,23 +338,24 @@ def evaluation_set(cfg: DictConfig, separator: Separator | Pipeline) -> Evaluati
 
 
 @hydra_main("evaluate")
-def main(cfg: DictConfig) -> None:
-    """Evaluate a checkpoint and report."""
+def main(cfg: DictConfig) -> int:
+    """Evaluate a checkpoint and report; 1 if something but the scores is missing."""
     pictures, wavs = (how_many(key, cfg[key]) for key in ("pictures", "wavs"))
     pipeline = load_configured(plain(cfg, CONFIG_KEYS), note=lambda said: print(said, flush=True))
     ckpts = [cfg.ckpt] if isinstance(cfg.ckpt, str) else list(cfg.ckpt)
     output = Path(cfg.output or beside(ckpts[0])).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     tracks = evaluation_set(cfg, pipeline)
-    for line in getattr(tracks, "notes", ()):
+    for line in notes_of(tracks):
         print(line, flush=True)
+    keep = Keep(output=output, stem_names=pipeline.stems, pictures=pictures, wavs=wavs)
     evaluation = evaluate(
         pipeline,
         tracks,
         resamples=cfg.resamples,
         seed=cfg.seed,
         trained_on=reduce(or_, map(heard_by, ckpts)),
-        on_track=Keep(output=output, stem_names=pipeline.stems, pictures=pictures, wavs=wavs),
+        on_track=keep,
     )
     facts = {
         "ckpt": str(cfg.ckpt),
@@ -333,6 +365,11 @@ def main(cfg: DictConfig) -> None:
         "version": __version__,
     }
     report(evaluation, output, facts=facts)
+    for failure in keep.failures[:MOST_NAMED]:
+        print(f"note: {failure}", file=sys.stderr, flush=True)
+    if len(keep.failures) > MOST_NAMED:
+        print(f"note: and {len(keep.failures) - MOST_NAMED} more", file=sys.stderr, flush=True)
+    return 1 if keep.failures or evaluation.unreadable else 0
 
 
 if __name__ == "__main__":

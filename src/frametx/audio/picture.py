@@ -95,12 +95,12 @@ def spectrogram_figure(
                 cmap=levels.cmap,
                 ax=axis,
             )
-            axis.set_title(heading)
+            axis.set_title(heading, parse_math=False)
             axis.set_xlabel("time / s")
             axis.set_ylabel("frequency / Hz")
             axis.label_outer()
     figure.colorbar(levels, ax=axes, label="level / dB re the loudest bin of the mixture")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a title may hold dollars
     return figure
 
 
