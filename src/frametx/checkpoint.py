@@ -1,34 +1,32 @@
 """One file that holds a separator: its weights, the config that builds it, and its origin.
 
 The file is an ordinary Lightning checkpoint with one more key, `frametx`, so that training resumes
-from it and `separate` needs nothing beside it; or a .safetensors file with the same two things and
-no state of training. It is read with weights_only=True, and a stored
-`_target_` may only name what lives in frametx or torch.nn: a checkpoint cannot run code.
+from it and `separate` needs no other file; or a .safetensors file with the same two things and
+no state of training. `frametx.checkpoint_file` reads it and `frametx.stored_config` builds from it:
+a checkpoint cannot run code, whatever is in it.
 
 A file of an original program (.pth) is recognised and converted as it is loaded.
 """
 
-import importlib
 import json
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
-from zipfile import BadZipFile
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from frametx import __version__, legacy, pretrained
+from frametx import __version__, checkpoint_file, legacy, pretrained
+from frametx.checkpoint_file import DamagedError
 from frametx.data.trained_on import TrainedOn
 from frametx.nn.low_rank import merged
 from frametx.separator import Separator
+from frametx.stored_config import build, build_without_memory, check_config, materialise
 
 FORMAT = 1
 PREFIX = "separator."  # of a separator's weights inside a training module's state_dict
-ALLOWED_TARGETS = ("frametx.", "torch.nn.")
 
 
 def recipe(
@@ -67,8 +65,8 @@ def load_separator(path: Path | str, *, device: torch.device | str = "cpu") -> S
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no frametx checkpoint, is damaged, would run code, its weights do not
-            fit the network that its config describes, or it has never seen a stem.
+        ValueError: if it is no frametx checkpoint, is damaged, would run code, its weights are not
+            finite or do not fit the network that its config describes, or it has never seen a stem.
     """
     stored = as_ours(read_file(path), path)
     if stored["frametx"].get("pretraining"):
@@ -76,26 +74,47 @@ def load_separator(path: Path | str, *, device: torch.device | str = "cpu") -> S
             f"{path} was pretrained ({stored['frametx']['pretraining']}) and separates nothing "
             f"yet: train it on by python -m frametx.train init_from={path}"
         )
-    config = stored["frametx"]["separator"]
-    refuse_foreign_targets(config, path)
-    try:
-        separator = cast(nn.Module, build(config))
-    except TypeError as error:
-        raise ValueError(
-            f"{path} was written by another version of frametx: {first_line(error)}"
-        ) from error
-    load_weights(separator, separator_weights(stored), path)
+    weights = separator_weights(stored, path)
+    with _naming(path):
+        separator = build_without_memory(stored["frametx"]["separator"], weights)
+    load_weights(separator, weights, path)
     return cast(Separator, separator.to(device).eval())
 
 
-def as_ours(stored: Any, path: Path | str) -> dict[str, Any]:
+def build_member(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path | str) -> Any:
+    """A separator of a stored config that fits these weights; its own are drawn at random.
+
+    Raises:
+        ValueError: if the config is bad or describes another network.
+    """
+    with _naming(path):
+        check_weights(build_without_memory(config, weights), weights, path)
+        return build(config)
+
+
+@contextmanager
+def _naming(path: Path | str) -> Iterator[None]:
+    """Put the path before what is wrong with a stored config."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if str(path) in message else f"{path}: {message}") from error
+
+
+def as_ours(stored: Any, path: Path | str, *, also: Sequence[str] = ()) -> dict[str, Any]:
     """What a file of an original program holds, in the form of a checkpoint; ours as it is.
+
+    Args:
+        stored: by `read_file`.
+        path: of the file.
+        also: targets of which nothing is built, see `frametx.stored_config.check_config`.
 
     Raises:
         ValueError: if it is neither.
     """
     if is_ours(stored):
-        return stored
+        return checked(stored, path, also=also)
     try:
         converted = legacy.convert(legacy.state_dict_of(stored))
     except ValueError as error:
@@ -113,22 +132,38 @@ def is_ours(stored: Any) -> bool:
     return isinstance(stored, dict) and "frametx" in stored and "state_dict" in stored
 
 
-def build(config: Any) -> Any:
-    """The object that a stored config describes: each `_target_` called with the values beside it.
+def checked(
+    stored: dict[str, Any], path: Path | str, *, also: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A frametx checkpoint whose parts are what they should be.
 
-    As Hydra's instantiate does for plain configs; separating needs no Hydra.
+    Raises:
+        ValueError: naming what is wrong.
     """
-    if isinstance(config, Mapping):
-        values = {str(key): build(value) for key, value in config.items()}
-        target = values.pop("_target_", None)
-        return values if target is None else find_class(str(target))(**values)
-    if isinstance(config, list | tuple):
-        return [build(value) for value in config]
-    return config
+    made_by, weights = stored["frametx"], stored["state_dict"]
+    if type(made_by) is not dict or made_by.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"{path} was written by another version of frametx, or by another program: this one "
+            f"reads format {FORMAT}"
+        )
+    if not isinstance(weights, dict) or not all(
+        type(name) is str and isinstance(weight, Tensor) for name, weight in weights.items()
+    ):
+        raise ValueError(f"{path}: its state_dict holds other things than weights by their names")
+    for key in ("model", "pretraining", "data_fingerprint"):
+        if not isinstance(made_by.get(key, ""), str):
+            raise ValueError(f"{path}: its {key} is no name")
+    with _naming(path):
+        check_config(made_by.get("separator"), also=also)
+    return stored
 
 
-def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """The raw contents of a frametx checkpoint.
+def read_checkpoint(path: Path | str, *, also: Sequence[str] = ()) -> dict[str, Any]:
+    """The contents of a frametx checkpoint.
+
+    Args:
+        path: of the file.
+        also: targets of which nothing is built, see `frametx.stored_config.check_config`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -140,7 +175,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             f"{path} is no frametx checkpoint: it has no config inside; "
             "give a .ckpt that python -m frametx.train wrote"
         )
-    return stored
+    return checked(stored, path, also=also)
 
 
 def read_file(path: Path | str) -> Any:
@@ -152,25 +187,27 @@ def read_file(path: Path | str) -> Any:
     """
     if pretrained.is_name(path):
         return _published(path)
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; give the path of a .ckpt file")
     try:
-        if Path(path).suffix == ".safetensors":
-            stored = read_safetensors(path)
-        else:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
-            raise ValueError(
-                f"{path}: refused, because it holds code besides weights; "
-                "only checkpoints of plain tensors are loaded"
-            ) from error
-        raise ValueError(f"{path} is no checkpoint: it cannot be read as one") from error
-    except (RuntimeError, EOFError, BadZipFile, LookupError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: {first_line(error)}") from error
-    return stored
+        return checkpoint_file.read(path)
+    except DamagedError as error:
+        neighbour = whole_neighbour(path)
+        if neighbour is None:
+            raise
+        raise DamagedError(f"{error}; {neighbour.name} next to it is whole") from error
+
+
+def whole_neighbour(path: Path) -> Path | None:
+    """Another checkpoint in the folder of a damaged one: `best.ckpt`, `last.ckpt`, or the newest.
+
+    None if there is none that can be read to its end.
+    """
+    others = [other for other in path.parent.glob("*.ckpt") if other != path and other.is_file()]
+    usual = ("best.ckpt", "last.ckpt")
+    others.sort(key=lambda other: (other.name not in usual, -other.stat().st_mtime))
+    return next((other for other in others[:4] if checkpoint_file.is_whole(other)), None)
 
 
 def _published(name: Path | str) -> dict[str, Any]:
@@ -184,42 +221,55 @@ def heard_by(path: Path | str) -> TrainedOn:
     """What a checkpoint's weights have heard; it is not all where it does not say.
 
     Reads no weights, so it is quick for a file of any size.
+
+    Raises:
+        ValueError: if it says so in a way that cannot be read.
     """
     if pretrained.is_name(path):
         return TrainedOn(is_all=False)
-    path = Path(path).expanduser()
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            made_by = json.loads((file.metadata() or {}).get("frametx", "{}"))
-    else:
-        try:
-            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, pickle.UnpicklingError):  # not a file that we wrote
-            return TrainedOn(is_all=False)
-        made_by = stored["frametx"] if is_ours(stored) else {}
-    return TrainedOn.from_stored(made_by.get("trained_on"))
+    try:
+        stored = checkpoint_file.read(Path(path).expanduser(), numbers=False)
+    except ValueError:  # not a file that we wrote
+        return TrainedOn(is_all=False)
+    made_by = stored["frametx"] if is_ours(stored) else {}
+    try:
+        return TrainedOn.from_stored(made_by.get("trained_on"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} does not say in a readable way what it was trained on") from error
 
 
-def read_safetensors(path: Path | str) -> dict[str, Any]:
-    """The contents of a .safetensors file in the form of a checkpoint."""
-    with safe_open(path, framework="pt") as file:
-        note = (file.metadata() or {}).get("frametx")
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    return {"state_dict": weights} | ({"frametx": json.loads(note)} if note else {})
+def separator_weights(stored: Mapping[str, Any], path: Path | str) -> dict[str, Tensor]:
+    """The separator's part of a checkpoint's weights; adapters are merged into theirs.
 
-
-def separator_weights(stored: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The separator's part of a checkpoint's weights; adapters are merged into theirs."""
+    Raises:
+        ValueError: if an adapter does not fit its weight, or a weight is not finite.
+    """
     weights = {
         name.removeprefix(PREFIX): value
         for name, value in stored["state_dict"].items()
         if name.startswith(PREFIX)
     }
-    return merged(weights)
+    with _naming(path):
+        weights = merged(weights)
+    for name, weight in weights.items():
+        if not is_finite(weight):
+            raise ValueError(
+                f"{path}: its weight {name} holds NaN or infinity, so all that it gives would: "
+                "take a checkpoint from before its training went wrong"
+            )
+    return weights
 
 
-def load_weights(separator: nn.Module, weights: Mapping[str, Tensor], path: Path | str) -> None:
-    """Load weights whose names and shapes must all fit.
+def is_finite(weight: Tensor) -> bool:
+    """Whether a tensor has no NaN and no infinity; takes no memory for it."""
+    if not weight.is_floating_point() or not weight.numel() or weight.is_meta:
+        return True
+    low, high = torch.aminmax(weight)
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def check_weights(separator: nn.Module, weights: Mapping[str, Tensor], path: Path | str) -> None:
+    """See that weights have the names and shapes of a separator's.
 
     Raises:
         ValueError: naming the first keys that differ.
@@ -229,63 +279,24 @@ def load_weights(separator: nn.Module, weights: Mapping[str, Tensor], path: Path
     if have != given:
         differ = [name for name in sorted(have | given) if have.get(name) != given.get(name)]
         shown = "; ".join(
-            f"{name}: file {given.get(name, 'none')}, network {have.get(name, 'none')}"
+            f"{name[:80]!r}: file {given.get(name, 'none')}, network {have.get(name, 'none')}"
             for name in differ[:3]
         )
         raise ValueError(
             f"{path} is a checkpoint of another architecture: {len(differ)} of "
             f"{len(have | given)} weights differ ({shown}); choose the model it was trained as"
         )
+
+
+def load_weights(separator: nn.Module, weights: Mapping[str, Tensor], path: Path | str) -> None:
+    """Load weights whose names and shapes must all fit.
+
+    Raises:
+        ValueError: naming the first keys that differ.
+    """
+    check_weights(separator, weights, path)
+    materialise(separator)
     separator.load_state_dict(dict(weights))
-
-
-def refuse_foreign_targets(config: Any, path: Path | str) -> None:
-    """Walk a stored config and refuse every `_target_` outside frametx and torch.nn.
-
-    Raises:
-        ValueError: naming the target.
-    """
-    if isinstance(config, Mapping):
-        target = config.get("_target_")
-        if target is not None and not is_allowed(str(target)):
-            raise ValueError(
-                f"{path}: refused, because its config calls {target}; "
-                f"a checkpoint may only build what is in {' and '.join(ALLOWED_TARGETS)}"
-            )
-        for value in config.values():
-            refuse_foreign_targets(value, path)
-    elif isinstance(config, list | tuple):
-        for value in config:
-            refuse_foreign_targets(value, path)
-
-
-def is_allowed(target: str) -> bool:
-    """Whether a dotted path names a class that frametx or torch.nn defines.
-
-    The place of definition counts as well as the path: `frametx.config.os.system` is reached
-    through frametx and is not frametx's.
-    """
-    if not target.startswith(ALLOWED_TARGETS):
-        return False
-    try:
-        found = find_class(target)
-    except (ImportError, AttributeError, ValueError, TypeError):
-        return False
-    return f"{found.__module__}.".startswith(ALLOWED_TARGETS)
-
-
-def find_class(target: str) -> type:
-    """The class with this dotted path.
-
-    Raises:
-        ImportError, AttributeError, ValueError: if there is none.
-        TypeError: if it is no class.
-    """
-    module, _, name = target.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
-    if not isinstance(found, type):
-        raise TypeError(f"{target} is no class")
-    return found
 
 
 def first_line(error: BaseException) -> str:

@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from frametx import legacy
-from frametx.checkpoint import build, load_weights, read_file, save_separator
+from frametx.checkpoint import load_weights, read_file, save_separator
 from frametx.config import conf_dir, hydra_main
 from frametx.pretrained import roformer
+from frametx.stored_config import build
 
 SUFFIXES = (".ckpt", ".safetensors")
 OF_ORIGINALS = (

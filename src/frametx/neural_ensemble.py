@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from frametx.audio.masking import apply_mask, over_unseen_bins, with_rest
 from frametx.audio.resample import resample
 from frametx.audio.stft import Stft
-from frametx.separator import Separator, SpectrogramSeparator, has_ordered_stems
+from frametx.separator import (
+    Separator,
+    SpectrogramSeparator,
+    check_rate,
+    check_stems,
+    has_ordered_stems,
+)
 
 _MARGIN = 1e-2  # of a mask to 0 and 1 where it is turned into logits
 
@@ -92,6 +98,8 @@ class NeuralEnsemble(nn.Module):
         ordered_stems: bool = True,
     ) -> None:
         super().__init__()
+        check_stems(stems, complement)
+        check_rate(sample_rate, num_channels)
         if not ordered_stems:
             raise ValueError(
                 f"ordered_stems=false: the masks of {list(stems)} cannot be compared without an "

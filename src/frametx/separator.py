@@ -1,5 +1,6 @@
 """The one object that training, evaluation, separation and export share: mixture in, stems out."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
 
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 
 from frametx.audio.masking import apply_mask, over_unseen_bins, with_rest
 from frametx.audio.stft import Stft
+from frametx.songs import file_key
 
 TopBin = Literal["copy", "average", "zero"]
 NO_REMAINDER = "none"  # where the name of a stem could stand: no stem is what the others leave
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz
+MAX_STEM_LETTERS = 100
 _SILENCE = 1e-8  # of the largest magnitude: below it a bin has no phase worth a factor
 
 
@@ -54,11 +58,23 @@ def has_ordered_stems(separator: object) -> bool:
 
 
 def check_stems(stems: Sequence[str], complement: str | None) -> None:
-    """Refuse names that mean something else, and a complement that is no stem.
+    """Refuse names that mean something else or make no file, and a complement that is no stem.
 
     Raises:
         ValueError: naming them.
     """
+    if not stems:
+        raise ValueError("stems=[]: give at least one stem")
+    for stem in stems:
+        _check_stem(stem)
+    files: dict[str, str] = {}
+    for stem in stems:
+        other = files.setdefault(file_key(stem), stem)
+        if other is not stem or list(stems).count(stem) > 1:
+            raise ValueError(
+                f"stems={list(stems)}: {other} and {stem} would be written into the same file; "
+                "give every stem another name"
+            )
     if NO_REMAINDER in stems:
         raise ValueError(
             f"stems={list(stems)}: a stem cannot be called {NO_REMAINDER}, because "
@@ -66,6 +82,32 @@ def check_stems(stems: Sequence[str], complement: str | None) -> None:
         )
     if complement is not None and complement not in stems:
         raise ValueError(f"complement={complement} must be one of the stems {list(stems)}")
+
+
+def _check_stem(stem: object) -> None:
+    """Refuse what cannot name a stem on a page, on a command line and in a file."""
+    if not isinstance(stem, str) or not stem.strip() or len(stem) > MAX_STEM_LETTERS:
+        raise ValueError(
+            f"stems: {ascii(stem)[:80]} must be a name of 1 to {MAX_STEM_LETTERS} letters"
+        )
+    if any(unicodedata.category(letter)[0] == "C" for letter in stem):
+        raise ValueError(f"stems: {stem!a} holds characters that cannot be seen; leave them out")
+
+
+def check_rate(sample_rate: object, num_channels: object) -> None:
+    """Refuse a rate or a number of channels that no audio has.
+
+    Raises:
+        ValueError: naming the value and the rule.
+    """
+    is_whole = isinstance(sample_rate, int) and not isinstance(sample_rate, bool)
+    if not (is_whole and LOWEST_RATE <= cast(int, sample_rate) <= HIGHEST_RATE):
+        raise ValueError(
+            f"sample_rate={sample_rate} must be a whole number of Hz between {LOWEST_RATE} and "
+            f"{HIGHEST_RATE}"
+        )
+    if not isinstance(num_channels, int) or isinstance(num_channels, bool) or num_channels < 1:
+        raise ValueError(f"num_channels={num_channels} must be a whole number of at least 1")
 
 
 class _SaysWhereSomebodySings(Protocol):
@@ -152,6 +194,7 @@ class SpectrogramSeparator(nn.Module):
     ) -> None:
         super().__init__()
         check_stems(stems, complement)
+        check_rate(sample_rate, num_channels)
         if scale not in ("chunk_peak", "none"):
             raise ValueError(f"scale={scale} must be chunk_peak or none")
         if top_bin not in get_args(TopBin):

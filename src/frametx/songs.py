@@ -270,6 +270,11 @@ def _filled(name: str, values: Mapping[str, str]) -> str:
     return "/".join(part for part in name.format_map(values).split("/") if part)
 
 
+def file_key(name: str) -> str:
+    """What two names share if their files would be one: on some disk, after cleaning."""
+    return _on_any_disk(unicodedata.normalize("NFKC", _clean(name)))
+
+
 def _on_any_disk(name: str) -> str:
     """What two names share if a file system may take them for one: case, and accents' spelling."""
     return unicodedata.normalize("NFC", name.casefold())

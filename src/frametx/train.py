@@ -4,10 +4,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
@@ -20,38 +20,35 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies.launchers import subprocess_script
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from frametx.checkpoint import (
-    PREFIX,
-    as_ours,
-    heard_by,
-    load_separator,
-    load_weights,
-    read_checkpoint,
-    read_file,
-    recipe,
-    refuse_foreign_targets,
-)
-from frametx.checkpoint import separator_weights as weights_of
+from frametx.checkpoint import heard_by, read_checkpoint, recipe
 from frametx.config import composition_message, hydra_main, quoted
 from frametx.data.trained_on import TrainedOn
 from frametx.evaluate import evaluate, evaluation_set, report
+from frametx.initial_weights import (
+    build_module,
+    check_adapters,
+    give_weights,
+    is_child_process,
+    load_members,
+    members_of_ensemble,
+    own_targets,
+    prepare_discriminator,
+    stored_config,
+)
 from frametx.loading import load
 from frametx.losses.permutation_invariant import PermutationInvariantSiSnr
-from frametx.nn.low_rank import has_adapters
 from frametx.separator import has_ordered_stems
 from frametx.training.adapters import add_adapters
 from frametx.training.callbacks import Recipe
 from frametx.training.curriculum import ContextCurriculum
-from frametx.training.initialisation import initialise
 from frametx.training.mixtures import MixturesDataModule
 from frametx.training.parameter_groups import freeze_parameters
 
 FINISHED = "finished"  # a file in the folder of a stage that need not be run again
-Stored = tuple[str, dict[str, Any]]  # path and contents of a checkpoint
 
 
 def train(cfg: DictConfig) -> Path | None:
@@ -70,7 +67,7 @@ def train(cfg: DictConfig) -> Path | None:
     data = instantiate(cfg.data)
     data.prepare_data()  # before other processes exist: a missing library ends here, in one line
     check_task(cfg, data)
-    module = instantiate(cfg.module if cfg.pretraining is None else cfg.pretraining)
+    module = build_module(cfg, members)
     check_order(cfg, module)
     give_weights(cfg, module.separator, resumed)
     freeze_parameters(module, cfg.freeze)
@@ -79,11 +76,10 @@ def train(cfg: DictConfig) -> Path | None:
     prepare_discriminator(cfg, module, resumed)
     if members:
         load_members(module.separator.members, members, resumed=resumed)
-    check_adapters(module.separator, resumed)
+    check_adapters(cfg, module.separator, resumed)
     keep_metrics(Path(cfg.paths.output_dir))
-    config = cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True))
     trainer = instantiate(cfg.trainer)
-    made_by = recipe(config, model=model_name(cfg))
+    made_by = recipe(stored_config(cfg, members), model=model_name(cfg))
     if cfg.pretraining is not None:
         made_by["pretraining"] = str(cfg.pretraining.task._target_).rpartition(".")[2]
     before = heard_before(cfg, resumed)
@@ -151,34 +147,6 @@ def check_order(cfg: DictConfig, module: Any) -> None:
         )
 
 
-def give_weights(cfg: DictConfig, separator: nn.Module, resumed: str | None) -> None:
-    """Load what init_from names, and say what became of it; or see that a resumed run fits.
-
-    Raises:
-        ValueError: if weights do not fit, or init.* is given without init_from.
-    """
-    if resumed is not None:  # before Lightning does it: it would not say what does not fit
-        load_weights(separator, weights_of(read_checkpoint(resumed)), resumed)
-        return
-    if cfg.init_from is None:
-        if cfg.init.leave_out or not cfg.init.strict:
-            raise ValueError(f"init={cfg.init} says how to start from a checkpoint: add init_from")
-        return
-    path = Path(str(cfg.init_from)).expanduser()
-    stored = as_ours(read_file(path), path)
-    done = initialise(
-        separator,
-        weights_of(stored),
-        path=path,
-        strict=cfg.init.strict,
-        leave_out=list(cfg.init.leave_out),
-        stored_config=stored["frametx"]["separator"],
-        config=cast(dict[str, Any], OmegaConf.to_container(cfg.separator, resolve=True)),
-    )
-    if not is_child_process():
-        print(done.describe(path), flush=True)
-
-
 def say_adapters(separator: nn.Module, adapted: Sequence[str]) -> None:
     """Print how many numbers learn beside how many that stay."""
     if is_child_process():
@@ -190,115 +158,6 @@ def say_adapters(separator: nn.Module, adapted: Sequence[str]) -> None:
         f"{total / 1e6:.3g} M numbers learn",
         flush=True,
     )
-
-
-def check_adapters(separator: nn.Module, resumed: str | None) -> None:
-    """See that a resumed run has the adapters that it was trained with.
-
-    Raises:
-        ValueError: if it has others.
-    """
-    if resumed is None:
-        return
-    stored = read_checkpoint(resumed)["state_dict"]
-    there = {name: value.shape for name, value in stored.items() if name.startswith(PREFIX)}
-    here = {f"{PREFIX}{name}": value.shape for name, value in separator.state_dict().items()}
-    if there != here:
-        raise ValueError(
-            f"{resumed} was trained with {'other' if has_adapters(stored) else 'no'} adapters: "
-            "resume with the same lora.rank, lora.targets, lora.trained and freeze, or start a new "
-            "run with init_from"
-        )
-
-
-def members_of_ensemble(cfg: DictConfig, resumed: str | None) -> list[Stored]:
-    """The checkpoints that `members` names; their configs become a part of the ensemble's.
-
-    Of a run that goes on from an ensemble's checkpoint, which holds its members, they need not be
-    named again.
-
-    Raises:
-        ValueError: if an ensemble has no members, or another model has some, or they are not
-            checkpoints of ours.
-    """
-    is_ensemble = "members" in cfg.separator
-    if not is_ensemble and cfg.members is None:
-        return []
-    if not is_ensemble:
-        raise ValueError(f"members={cfg.members} need model=neural_ensemble beside them")
-    if not (cfg.members is None or OmegaConf.is_list(cfg.members)):
-        raise ValueError(f"members={cfg.members} must be a list: members=[a.ckpt,b.ckpt]")
-    paths = [str(Path(path).expanduser()) for path in cfg.members or ()]
-    stored = [(path, read_checkpoint(path)) for path in paths]
-    configs = [checkpoint["frametx"]["separator"] for _, checkpoint in stored]
-    source = resumed or cfg.init_from
-    if not stored and source is not None:
-        configs = read_checkpoint(source)["frametx"]["separator"].get("members")
-        if configs is None:
-            raise ValueError(
-                f"{source} is no ensemble: name its members by members=[a.ckpt,b.ckpt]"
-            )
-    if not configs:
-        raise ValueError("model=neural_ensemble needs trained separators: members=[a.ckpt,b.ckpt]")
-    for path, checkpoint in stored:
-        refuse_foreign_targets(checkpoint["frametx"]["separator"], path)
-    cfg.separator.members = configs
-    num_maps = (len(cfg.stems) - 1) * cfg.audio.num_channels  # of one member's masks
-    cfg.model.in_channels = cfg.audio.num_channels + len(configs) * num_maps
-    return stored
-
-
-def load_members(
-    members: Iterable[nn.Module], stored: Iterable[Stored], *, resumed: str | None
-) -> None:
-    """Give an ensemble's members their weights.
-
-    Raises:
-        ValueError: if the run that is resumed has others, which its checkpoint would bring back.
-    """
-    for member, (path, checkpoint) in zip(members, stored, strict=True):
-        weights, have = weights_of(checkpoint), member.state_dict()
-        if resumed is None:
-            load_weights(member, weights, path)
-        elif weights.keys() != have.keys() or any(
-            not torch.equal(have[name].cpu(), weight) for name, weight in weights.items()
-        ):
-            raise ValueError(
-                f"{path} is not the member that {resumed} was trained with, and holds: leave out "
-                "members=..., or start a new run with init_from"
-            )
-
-
-def prepare_discriminator(cfg: DictConfig, module: Any, resumed: str | None) -> None:
-    """Give the discriminator the encoder of a separator, or see that the resumed run has its like.
-
-    Raises:
-        ValueError: if it cannot start so, or the resumed run was trained with another one or none.
-    """
-    discriminator = getattr(module, "discriminator", None)
-    if resumed is not None:
-        prefix = "discriminator."
-        stored = read_checkpoint(resumed)["state_dict"]
-        weights = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-        if bool(weights) != (discriminator is not None):
-            there, here = ("a", "none") if weights else ("no", "one")
-            raise ValueError(
-                f"{resumed} was trained with {there} discriminator and this run has {here}: resume "
-                "with the same discriminator=..., or start a new run with init_from"
-            )
-        if discriminator is not None:
-            load_weights(discriminator, weights, f"the discriminator in {resumed}")
-    source = cfg.get("discriminator_init_from")
-    if source is None or resumed is not None:
-        return
-    if not hasattr(discriminator, "from_generator"):
-        raise ValueError(
-            f"discriminator_init_from={source}: {type(discriminator).__name__} is no encoder half "
-            "of a separator; take discriminator=frame, or leave it out"
-        )
-    generator = load_separator(source)
-    copied = cast(Any, discriminator).from_generator(cast(Any, generator).network)
-    print(f"discriminator, from {source}\n{copied}", flush=True)
 
 
 def warn_of_missing_past(separator: Any, curriculum: ContextCurriculum) -> None:
@@ -374,7 +233,7 @@ def checkpoint_to_resume(cfg: DictConfig) -> str | None:
             )
         return None
     if cfg.ckpt_path != "last":
-        read_checkpoint(cfg.ckpt_path)
+        read_checkpoint(cfg.ckpt_path, also=own_targets(cfg))
         return str(cfg.ckpt_path)
     found = sorted(Path(cfg.paths.runs_dir).glob("**/last.ckpt"), key=lambda p: p.stat().st_mtime)
     if not own.exists() and not found:
@@ -403,11 +262,6 @@ def model_name(cfg: DictConfig) -> str:
     if HydraConfig.initialized():
         return str(HydraConfig.get().runtime.choices.get("model"))
     return str(cfg.model._target_).rpartition(".")[2]
-
-
-def is_child_process() -> bool:
-    """Whether Lightning started this process for a further device."""
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
 def child_command(local_rank: int) -> tuple[list[str], str]:

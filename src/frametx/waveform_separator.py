@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from frametx.audio.masking import with_rest
-from frametx.separator import check_stems
+from frametx.separator import check_rate, check_stems
 
 _RIDGE = 1e-5  # of the mean energy of the estimates, so that equal estimates share a mixture
 
@@ -54,6 +54,7 @@ class WaveformSeparator(nn.Module):
     ) -> None:
         super().__init__()
         check_stems(stems, complement)
+        check_rate(sample_rate, num_channels)
         if levels not in ("network", "mixture"):
             raise ValueError(f"levels={levels} must be network or mixture")
         if chunk_seconds <= 0:

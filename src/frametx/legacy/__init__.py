@@ -42,6 +42,10 @@ VARIANTS: tuple[ModuleType, ...] = (
 )
 
 
+# What reading sizes from shapes raises where these are of no network of a variant.
+_MISFITS = (LookupError, ValueError, ArithmeticError, RuntimeError, TypeError, AttributeError)
+MAX_NAME_LETTERS = 500  # of an entry: names are matched by patterns
+
 # Under these names training scripts keep a network's weights among other things.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "generator", "net")
 
@@ -97,7 +101,7 @@ def convert(
             break
         try:
             config, weights = variant.convert(old, num_heads=num_heads)
-        except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        except _MISFITS as error:
             missing = f"the file has no {error}" if isinstance(error, KeyError) else str(error)
             if not complaint:
                 nearest, complaint = variant, missing
@@ -147,8 +151,13 @@ def state_dict_of(stored: Any) -> Mapping[str, Tensor]:
         if isinstance(candidate, Mapping) and candidate:
             values = candidate.values()
             if all(isinstance(value, Tensor) for value in values):
-                return {str(name): value.float() for name, value in candidate.items()}
-    found = ", ".join(map(str, stored)) if isinstance(stored, Mapping) else type(stored).__name__
+                names = [str(name) for name in candidate]
+                if max(map(len, names)) > MAX_NAME_LETTERS:
+                    raise ValueError(f"an entry has a name of {max(map(len, names))} letters")
+                return {name: value.float() for name, value in zip(names, values, strict=True)}
+    found = type(stored).__name__
+    if isinstance(stored, Mapping):
+        found = ", ".join(ascii(name).strip("'")[:40] for name in list(stored)[:8])
     raise ValueError(f"it holds no weights of a network, but {found or 'nothing'}")
 
 

@@ -66,7 +66,11 @@ def has_adapters(weights: Mapping[str, Tensor]) -> bool:
 
 
 def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state_dict in which adapters are a part of their weights, under the plain names."""
+    """A state_dict in which adapters are a part of their weights, under the plain names.
+
+    Raises:
+        ValueError: if an adapter does not fit its weight.
+    """
     plain: dict[str, Tensor] = {}
     for name, value in weights.items():
         owner, _, inner = name.partition(PARAMETRIZED)
@@ -75,10 +79,21 @@ def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not inner or f"{adapter}down" not in weights:
             plain[name] = value
         elif part == "original":
-            plain[f"{owner}.{tensor}"] = adapted(
-                value, **{key: weights[f"{adapter}{key}"] for key in ("down", "up", "scale")}
-            )
+            product = {key: weights.get(f"{adapter}{key}") for key in ("down", "up", "scale")}
+            plain[f"{owner}.{tensor}"] = adapted(value, **_fitting(name, value, product))
     return plain
+
+
+def _fitting(name: str, weight: Tensor, product: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """An adapter's parts, if their product has the weight's shape; nothing is multiplied for it."""
+    down, up, scale = (product[key] for key in ("down", "up", "scale"))
+    if weight.dim() >= 2 and down is not None and up is not None and scale is not None:
+        *stack, rows, columns = _as_matrices(weight.shape)
+        rank = down.shape[-2] if down.dim() >= 2 else 0
+        shapes = (tuple(down.shape), tuple(up.shape), scale.numel())
+        if shapes == ((*stack, rank, columns), (*stack, rows, rank), 1):
+            return {"down": down, "up": up, "scale": scale}
+    raise ValueError(f"the adapter of {name[:80]!r} does not fit it")
 
 
 def _as_matrices(shape: torch.Size) -> tuple[int, ...]:
