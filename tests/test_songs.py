@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from frametx.audio.container import CONTAINER_SUFFIXES
 from frametx.songs import (
-    AUDIO_SUFFIXES,
     FIELDS,
     STEM,
     Job,
@@ -113,8 +111,14 @@ def test_the_sound_of_videos_is_found_in_folders(tmp_path: Path) -> None:
     songs = tree(tmp_path / "songs", "a.mp4", "b.MKV", "c.webm", "d.mov", "e.avi", "f.wma", "g.txt")
     names = ["a.mp4", "b.MKV", "c.webm", "d.mov", "e.avi", "f.wma"]
     assert found(songs, tmp_path / "out") == names
-    # Of these two, a folder may hold programs and device trees.
-    assert {".ts", ".dts"} == CONTAINER_SUFFIXES - AUDIO_SUFFIXES
+
+
+def test_programs_and_device_trees_are_no_songs(tmp_path: Path) -> None:
+    tree(tmp_path, "program.ts", "board.dts")
+    packet = b"G" + bytes(187)
+    (tmp_path / "broadcast.ts").write_bytes(3 * packet)
+    (tmp_path / "surround.dts").write_bytes(b"\x7f\xfe\x80\x01" + bytes(99))
+    assert found(tmp_path, tmp_path / "out") == ["broadcast.ts", "surround.dts"]
 
 
 def test_links_that_lead_in_a_circle_do_no_harm(tmp_path: Path) -> None:
@@ -329,24 +333,10 @@ def test_a_bad_album_is_refused_in_one_line(tmp_path: Path, content: object, mes
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("head", "name"),
-    [
-        (b"RIFF1234WAVE", "stdin.wav"),
-        (b"RIFF1234AVI ", "stdin.avi"),
-        (b"fLaC", "stdin.flac"),
-        (b"OggS", "stdin.ogg"),
-        (b"ID3\x04", "stdin.mp3"),
-        (b"\xff\xfb\x90", "stdin.mp3"),
-        (b"\xff\xf1\x50", "stdin.aac"),
-        (b"1234ftypM4A ", "stdin.m4a"),
-        (b"la la la", "stdin"),
-    ],
-)
-def test_what_comes_in_by_a_pipe_is_a_file_for_a_while(head: bytes, name: str) -> None:
-    content = head + bytes(3_000_000)
+def test_what_comes_in_by_a_pipe_is_a_file_for_a_while() -> None:
+    content = b"fLaC" + bytes(3_000_000)
     with spool(io.BytesIO(content)) as path:
-        assert path.name == name
+        assert path.name == "stdin"
         assert path.read_bytes() == content
         (song,) = find_songs(str(path), Path("out"))
         (made,) = plan([song], Path("out"))

@@ -18,12 +18,14 @@ from typing import Any, BinaryIO
 AUDIO_SUFFIXES = frozenset(
     f".{name}"
     for names in (
-        "wav w64 rf64 flac ogg oga opus mp3 aif aiff aifc caf au",
-        "m4a m4b aac wma asf mp4 m4v mov 3gp mkv mka webm avi",
-        "mpg mpeg m2ts mts vob flv wmv ac3 eac3 ape wv tta amr mpc",
+        "wav w64 rf64 flac ogg oga opus spx mp1 mp2 mp3 mpga aif aiff aifc caf au",
+        "m4a m4b m4r aac wma asf mp4 m4v mov 3gp 3g2 mkv mka webm weba avi",
+        "mpg mpeg m2ts mts vob flv wmv ac3 eac3 ape wv tta tak amr mpc dsf ogv ogx",
     )
     for name in names.split()
 )
+# Also the suffixes of programs and of device trees: of these the bytes decide.
+SHARED_SUFFIXES = {".ts": (b"G", 188), ".dts": (b"\x7f\xfe\x80\x01", 0)}
 DEFAULT_NAME = "{folder}/{song}/{stem}"
 FIELDS = ("folder", "song", "stem", "model", "artist", "title", "album", "track")
 TAG_FIELDS = ("artist", "title", "album", "track")
@@ -123,8 +125,20 @@ def is_song(song: Song, output: Path, base: Path) -> bool:
         Path(os.path.realpath(base)) in stems.parents
         and stems in Path(os.path.realpath(song.source)).parents
     )
-    is_audio = song.source.suffix.lower() in AUDIO_SUFFIXES and _is_file(song.source)
-    return is_audio and not is_hidden and not is_stem
+    return not is_hidden and not is_stem and _is_file(song.source) and _is_named_audio(song.source)
+
+
+def _is_named_audio(path: Path) -> bool:
+    """Whether a file is called as audio is, and is not a program that is called so too."""
+    mark, distance = SHARED_SUFFIXES.get(path.suffix.lower(), (b"", 0))
+    if not mark:
+        return path.suffix.lower() in AUDIO_SUFFIXES
+    try:
+        with path.open("rb") as file:
+            head = file.read(2 * distance + len(mark))
+    except OSError:
+        return False
+    return all(head[n * distance :].startswith(mark) for n in range(3))
 
 
 def read_album(path: Path | str) -> Album:
@@ -186,12 +200,9 @@ def spool(stream: BinaryIO) -> Iterator[Path]:
         path = Path(folder) / "stdin"
         with path.open("wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
-        with path.open("rb") as file:
-            head = file.read(12)
-        if not head:
+        if not path.stat().st_size:
             raise ValueError("input=-: nothing came in by the standard input: pipe a song into it")
-        # Some readers are chosen by the suffix.
-        yield path.rename(path.with_suffix(_suffix_of(head)))
+        yield path
 
 
 def plan(
@@ -330,26 +341,6 @@ def _shortened(name: str, most_bytes: int) -> str:
         return name
     mark = f"~{hashlib.sha256(encoded).hexdigest()[:8]}"
     return encoded[: most_bytes - len(mark)].decode("utf-8", "ignore") + mark
-
-
-def _suffix_of(head: bytes) -> str:
-    """The suffix of audio that begins so, or none."""
-    starts = {
-        b"RIFF": ".avi" if head[8:11] == b"AVI" else ".wav",
-        b"RF64": ".wav",
-        b"fLaC": ".flac",
-        b"OggS": ".ogg",
-        b"FORM": ".aiff",
-        b"caff": ".caf",
-        b"ID3": ".mp3",
-        b"\x1aE\xdf\xa3": ".mkv",
-        b"\x30\x26\xb2\x75": ".wma",
-    }
-    if head[4:8] == b"ftyp":
-        return ".m4a"
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return ".aac" if head[1] & 0xF6 == 0xF0 else ".mp3"
-    return next((suffix for start, suffix in starts.items() if head.startswith(start)), "")
 
 
 def _files_below(root: Path) -> Iterator[Path]:

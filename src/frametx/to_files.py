@@ -143,7 +143,7 @@ def write_stems(
     """
 
     def read() -> Iterator[Tensor]:
-        for block in read_blocks(info.path, block_samples=BLOCK_SAMPLES):
+        for block in read_blocks(info.path, block_samples=BLOCK_SAMPLES, note=files.note):
             on_mixture(block)
             yield block
 

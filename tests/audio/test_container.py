@@ -1,5 +1,3 @@
-import re
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +10,6 @@ from av.audio.stream import AudioStream
 from mutagen.mp4 import MP4, MP4FreeForm
 from torch import Tensor
 
-from frametx.audio.container import CONTAINER_SUFFIXES
 from frametx.audio.io import probe, read_audio, read_blocks, write_wav
 
 RATE, LENGTH = 44_100, 50_000
@@ -224,19 +221,3 @@ def test_a_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.Monke
     made(tmp_path / "x.m4a", "aac", sweeps(5_000)).rename(tmp_path / "http:x.m4a")
     monkeypatch.chdir(tmp_path)
     assert read_audio(Path("http:x.m4a")).shape == (2, 5_000)
-
-
-def test_without_pyav_the_message_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = made(tmp_path / "x.m4a", "aac", sweeps(5_000))
-    monkeypatch.setitem(sys.modules, "av", None)
-    rule = "m4a files need PyAV to be read: pip install frametx[media]"
-    for read in (lambda: probe(path), lambda: list(read_blocks(path, block_samples=9))):
-        with pytest.raises(ValueError, match=re.escape(f"{path}: {rule}")):
-            read()
-
-
-def test_the_suffixes_of_containers_are_lower_case_and_none_of_libsndfiles() -> None:
-    assert all(suffix == suffix.lower() for suffix in CONTAINER_SUFFIXES)
-    assert not CONTAINER_SUFFIXES & {".wav", ".flac", ".mp3", ".ogg", ".aiff"}

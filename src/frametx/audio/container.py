@@ -1,13 +1,17 @@
-"""Sound from files that libsndfile cannot read (m4a, wma, videos ...): one audio stream of them.
+"""Sound that FFmpeg's libraries decode, through PyAV: one audio stream of a file.
 
-Decoded by FFmpeg's libraries through PyAV, which is optional (`pip install frametx[media]`). What
-an encoder put before and after the sound is dropped where the container tells of it (mp4, webm).
+For what libsndfile cannot read (m4a, wma, videos ...), and where it would not read all. What an
+encoder put before and after the sound is dropped where the container tells of it (mp4, webm).
+FFmpeg's own complaints become notes.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,28 +19,59 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from frametx.audio.spans import Span, Spans
+
+# PyAV takes 0.1 s to be imported, and most runs do without it.
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.audio.resampler import AudioResampler
     from av.audio.stream import AudioStream
     from av.container import InputContainer
+    from av.packet import Packet
 
-CONTAINER_SUFFIXES = frozenset(
-    f".{name}"
-    for names in (
-        "m4a m4b aac wma asf mp4 m4v mov 3gp mkv mka webm avi",
-        "mpg mpeg ts m2ts mts vob flv wmv ac3 eac3 dts ape wv tta amr mpc",
-    )
-    for name in names.split()
-)
 # These write down how long a stream is; of all others FFmpeg guesses from the bit rate.
 KNOW_THEIR_LENGTH = ("mov,", "matroska,", "asf", "avi")
 TOLERATED_SECONDS = 0.5  # by which a whole file may end before the length that it states
+# Formats of sound: a playlist would make FFmpeg open other files.
+FORMATS = (
+    "aac,ac3,act,aiff,amr,amrnb,amrwb,ape,asf,au,avi,bonk,caf,dsf,dts,dtshd,eac3,flac,flv,iff,"
+    "ircam,loas,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,nut,ogg,oma,osq,qcp,rm,rso,shn,"
+    "sox,tak,truehd,tta,voc,vqf,w64,wav,wsd,wtv,wv,xwma"
+)
+MOST_COMPLAINTS = 3  # of different kinds that are noted of one file
+
+Note = Callable[[str], None]
+
+
+def no_note(_: str) -> None:
+    """Where nobody asks for notes."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Which sound of a file is meant.
+
+    Attributes:
+        path: of the file.
+        spans: the parts of it that are to be decoded; empty means all.
+        format: FFmpeg's word for its format; None lets FFmpeg look.
+        number: of the audio stream.
+    """
+
+    path: Path
+    spans: Sequence[Span] = ()
+    format: str | None = None
+    number: int = 0
+
+    @property
+    def is_mpeg(self) -> bool:
+        """Whether each frame can be decoded by itself, so that a bad one costs only itself."""
+        return self.format == "mp3"
 
 
 @dataclass(frozen=True)
 class ContainerInfo:
-    """What a container says of its first audio stream.
+    """What a container says of an audio stream.
 
     Attributes:
         num_samples: near to what decodes; only decoding tells the exact number.
@@ -53,22 +88,28 @@ class ContainerInfo:
     codec: str
 
 
-def probe_container(path: Path) -> ContainerInfo:
+def probe_container(wanted: Path | Stream, *, num_samples: int | None = None) -> ContainerInfo:
     """Read a container's headers and decode its first frame.
 
+    Args:
+        wanted: the stream, or a file whose first is wanted.
+        num_samples: if it is known; else it is looked for.
+
     Raises:
-        ValueError: if PyAV is not installed, or if the file holds no sound that can be decoded.
+        ValueError: if the file holds no sound that can be decoded.
     """
-    with _opened(path) as (container, stream):
-        frame = next(_frames(path, container, stream), None)
+    wanted = _stream(wanted)
+    with _opened(wanted) as (container, stream):
+        frame = next(_frames(wanted, container, stream, no_note), None)
         if frame is None:
-            raise ValueError(f"{path}: holds no samples")
+            raise ValueError(f"{wanted.path}: holds no samples")
         format, codec = container.format.name, stream.codec_context.codec.canonical_name
         length_s = _stated_seconds(container, stream)
-    if length_s is None:
-        length_s = _demuxed_seconds(path)
+    if num_samples is None:
+        length_s = _demuxed_seconds(wanted) if length_s is None else length_s
+        num_samples = round(length_s * frame.sample_rate)
     return ContainerInfo(
-        num_samples=max(1, round(length_s * frame.sample_rate)),
+        num_samples=max(1, num_samples),
         sample_rate=frame.sample_rate,
         num_channels=frame.layout.nb_channels,
         format=format.split(",")[0].upper(),
@@ -80,34 +121,35 @@ def num_audio_streams(path: Path) -> int:
     """How many audio streams a container has.
 
     Raises:
-        ValueError: if PyAV is not installed, or if there is none that can be read.
+        ValueError: if there is none that can be read.
     """
-    with _opened(path) as (container, _):
+    with _opened(Stream(path)) as (container, _):
         return len(container.streams.audio)
 
 
 def read_container(
-    path: Path, *, block_samples: int, stream: int = 0
+    wanted: Path | Stream, *, block_samples: int, note: Note = no_note
 ) -> Iterator[Float[Tensor, "C L"]]:
     """All samples of an audio stream in blocks of `block_samples`; the last may be shorter.
 
     Where a broadcast changes its rate or its channels on the way, the first ones hold to the end.
 
     Args:
-        path: of the file.
+        wanted: the stream, or a file whose first is wanted.
         block_samples: of a block.
-        stream: which of the audio streams.
+        note: is called with what the user should know, in one line without the path.
 
     Raises:
         ValueError: if the file is bad, or ends before the length that it states; the blocks before
             that have been given by then.
     """
+    wanted = _stream(wanted)
     parts: list[np.ndarray] = []
     num_held = num_given = 0
     sample_rate = 1
-    with _opened(path, stream) as (container, chosen):
+    with _opened(wanted) as (container, chosen):
         stated_s = _stated_seconds(container, chosen)
-        for rate, samples in _samples(path, container, chosen):
+        for rate, samples in _samples(wanted, container, chosen, note):
             sample_rate = rate
             parts.append(samples)
             num_held += samples.shape[1]
@@ -121,49 +163,59 @@ def read_container(
         yield torch.from_numpy(np.concatenate(parts, axis=1))
     num_given += num_held
     if not num_given:
-        raise ValueError(f"{path}: holds no samples")
+        raise ValueError(f"{wanted.path}: holds no samples")
     if stated_s is not None and num_given < (stated_s - TOLERATED_SECONDS) * sample_rate:
         raise ValueError(
-            f"{path}: cut short, ends at sample {num_given} of {round(stated_s * sample_rate)}"
+            f"{wanted.path}: cut short, ends at sample {num_given} of "
+            f"{round(stated_s * sample_rate)}"
         )
 
 
+def _stream(wanted: Path | Stream) -> Stream:
+    return wanted if isinstance(wanted, Stream) else Stream(wanted)
+
+
 @contextmanager
-def _opened(path: Path, number: int = 0) -> Iterator[tuple["InputContainer", "AudioStream"]]:
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: {path.suffix[1:]} files need PyAV to be read: pip install frametx[media]"
-        ) from error
-    _check_riff(path)
-    try:
-        # "file:" and the list: a name with a colon is no address, and nothing is fetched.
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
-    except (FFmpegError, UnicodeError) as error:
-        raise ValueError(f"{path}: is not audio that can be read: {_reason(error)}") from error
-    with container:
+def _opened(wanted: Stream) -> Iterator[tuple["InputContainer", "AudioStream"]]:
+    import av
+    from av.error import FFmpegError
+
+    path = wanted.path
+    if not wanted.spans:
+        _check_avi(path)
+    # "file:" and the lists: a name with a colon is no address, and nothing else is opened.
+    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    with ExitStack() as stack:
+        stack.enter_context(_listening())
+        source = f"file:{path}"
+        if wanted.spans:
+            source = stack.enter_context(Spans(path, wanted.spans))
+        try:
+            container = stack.enter_context(
+                av.open(source, "r", format=wanted.format, options=options)
+            )
+        except (FFmpegError, UnicodeError) as error:
+            raise ValueError(f"{path}: is not audio that can be read: {_reason(error)}") from error
         if not container.streams.audio:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise ValueError(f"{path}: holds no audio: {kinds} only")
         try:
-            yield container, container.streams.audio[number]
+            yield container, container.streams.audio[wanted.number]
         except (FFmpegError, IndexError) as error:  # the second: PyAV, of a stream that comes late
             raise ValueError(f"{path}: is damaged: {_reason(error)}") from error
 
 
-def _check_riff(path: Path) -> None:
+def _check_avi(path: Path) -> None:
     """Refuse an avi that is shorter than it says: FFmpeg takes what is left for the whole."""
     with path.open("rb") as file:
-        kind, length = file.read(4), int.from_bytes(file.read(4), "little")
-    missing = 8 + length - path.stat().st_size
-    if kind == b"RIFF" and missing > 0:
+        head = file.read(12)
+    missing = 8 + int.from_bytes(head[4:8], "little") - path.stat().st_size
+    if head[:4] == b"RIFF" and head[8:] == b"AVI " and missing > 0:
         raise ValueError(f"{path}: cut short, {missing} bytes of it are missing")
 
 
 def _frames(
-    path: Path, container: "InputContainer", stream: "AudioStream"
+    wanted: Stream, container: "InputContainer", stream: "AudioStream", note: Note
 ) -> Iterator["AudioFrame"]:
     """Decoded frames; the last one is cut where an mp4 says that its sound ends."""
     from av.error import FFmpegError
@@ -172,19 +224,21 @@ def _frames(
     waiting: AudioFrame | None = None
     last_packet_s: float | None = None
     num_samples = 0
+    complaints = _Complaints(note)
     try:
         for packet in container.demux(stream):
             if packet.duration:
                 last_packet_s = float(packet.duration * packet.time_base)
-            for frame in packet.decode():
+            for frame in _decoded(packet, complaints, is_lenient=wanted.is_mpeg):
                 if waiting is not None:
                     yield waiting
                 waiting = frame
                 num_samples += frame.samples
     except FFmpegError as error:
         raise ValueError(
-            f"{path}: cannot be decoded after sample {num_samples}: {_reason(error)}"
+            f"{wanted.path}: cannot be decoded after sample {num_samples}: {_reason(error)}"
         ) from error
+    complaints.say()
     if waiting is None:
         return
     if container.format.name.startswith("mov,") and last_packet_s is not None:
@@ -195,6 +249,78 @@ def _frames(
         if 0 < keep < waiting.samples:
             waiting = _cut(waiting, keep)
     yield waiting
+
+
+def _decoded(
+    packet: "Packet", complaints: "_Complaints", *, is_lenient: bool
+) -> Sequence["AudioFrame"]:
+    """The frames of a packet; a lenient reading leaves out what cannot be decoded."""
+    from av.audio.frame import AudioFrame
+    from av.error import FFmpegError
+    from av.logging import Capture
+
+    with Capture() as lines:
+        try:
+            return [frame for frame in packet.decode() if isinstance(frame, AudioFrame)]
+        except FFmpegError:
+            if not is_lenient:
+                raise
+            complaints.num_lost += 1
+            return []
+        finally:
+            complaints.hear(lines)
+
+
+@dataclass
+class _Complaints:
+    """What FFmpeg logs while it decodes a file, each kind of line once, with its number."""
+
+    note: Note
+    num_lost: int = 0
+    lines: dict[str, int] = field(default_factory=dict)
+
+    def hear(self, lines: Sequence[tuple[int, str, str]]) -> None:
+        for _, _, line in lines:
+            kind = re.sub(r"-?\d+", "#", " ".join(line.split()))
+            self.lines[kind] = self.lines.get(kind, 0) + 1
+
+    def say(self) -> None:
+        if self.num_lost:
+            self.note(f"{self.num_lost} frames that cannot be decoded are left out")
+        for line, count in list(self.lines.items())[:MOST_COMPLAINTS]:
+            self.note(f"FFmpeg: {line}" + (f" ({count} times)" if count > 1 else ""))
+
+
+class _Log:
+    """How many files are open whose errors FFmpeg is to log, and its level before the first."""
+
+    lock = Lock()
+    num_listeners = 0
+    level_before: int | None = None
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Have FFmpeg log errors, for PyAV alone to collect, while any file is open."""
+    import av.logging
+
+    with _Log.lock:
+        if _Log.num_listeners == 0:
+            # What nobody collects must not reach the terminal by way of Python's logging.
+            logging.getLogger("libav").addHandler(_NULL_HANDLER)
+            _Log.level_before = av.logging.get_level()
+            av.logging.set_level(av.logging.ERROR)
+        _Log.num_listeners += 1
+    try:
+        yield
+    finally:
+        with _Log.lock:
+            _Log.num_listeners -= 1
+            if _Log.num_listeners == 0:
+                av.logging.set_level(_Log.level_before)
+
+
+_NULL_HANDLER = logging.NullHandler()
 
 
 def _cut(frame: "AudioFrame", keep: int) -> "AudioFrame":
@@ -221,20 +347,24 @@ def _total_of_itunes(container: "InputContainer") -> int | None:
 
 
 def _samples(
-    path: Path, container: "InputContainer", stream: "AudioStream"
+    wanted: Stream, container: "InputContainer", stream: "AudioStream", note: Note
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Sample rate and samples C L in 32-bit floats."""
     from av.audio.resampler import AudioResampler
 
     resampler: AudioResampler | None = None
-    wanted = given = None
-    for frame in _frames(path, container, stream):
+    first = given = None
+    for frame in _frames(wanted, container, stream, note):
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        wanted = wanted or kind
+        first = first or kind
         if resampler is None or kind != given:
             if resampler is not None:
                 yield from _converted(resampler, None)
-            resampler = AudioResampler(format="fltp", layout=wanted[1], rate=wanted[2])
+            if given is not None and kind[1:] != given[1:] and not wanted.is_mpeg:
+                note(
+                    f"goes on in {kind[2]} Hz, {kind[1]}: made {first[2]} Hz, {first[1]} throughout"
+                )
+            resampler = AudioResampler(format="fltp", layout=first[1], rate=first[2])
             given = kind
         frame.pts = None  # a gap between time stamps is no silence to be filled
         yield from _converted(resampler, frame)
@@ -263,11 +393,11 @@ def _stated_seconds(container: "InputContainer", stream: "AudioStream") -> float
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _demuxed_seconds(path: Path) -> float:
+def _demuxed_seconds(wanted: Stream) -> float:
     """The sum of the packets' lengths: reads the file to its end, but decodes nothing."""
     from av.error import FFmpegError
 
-    with _opened(path) as (container, stream):
+    with _opened(wanted) as (container, stream):
         try:
             return sum(
                 float(packet.duration * packet.time_base)
@@ -275,7 +405,9 @@ def _demuxed_seconds(path: Path) -> float:
                 if packet.duration
             )
         except FFmpegError as error:
-            raise ValueError(f"{path}: cannot be read to its end: {_reason(error)}") from error
+            raise ValueError(f"{wanted.path}: cannot be read to its end: {_reason(error)}") from (
+                error
+            )
 
 
 def _reason(error: Exception) -> str:

@@ -1,8 +1,7 @@
 """Audio files: what one holds, its samples in blocks, and writing one that appears only when whole.
 
-Everything goes through libsndfile (wav, flac, ogg, mp3, aiff ...), but for the containers that it
-cannot read (m4a, wma, videos ...): see container.py. Every way in which a file can be bad ends in a
-ValueError of one line that begins with the file's path.
+Which decoder reads a file, and what of it, is decided in readers.py. Every way in which a file can
+be bad ends in a ValueError of one line that begins with the file's path.
 """
 
 import errno
@@ -11,7 +10,6 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from frametx.audio.container import CONTAINER_SUFFIXES, probe_container, read_container
+from frametx.audio.channel_order import from_wave
+from frametx.audio.container import Note, no_note
+from frametx.audio.contents import KEEP_WHAT_IS_THERE as REPAIR
+from frametx.audio.readers import AudioInfo, Reader, as_on_disk, open_audio
+
+__all__ = ["AudioInfo", "Reader", "as_on_disk", "open_audio", "probe", "read_audio", "read_blocks"]
 
 INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 UNBOUNDED = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")  # keep values beyond +-1
@@ -33,58 +36,15 @@ WRITE_SAMPLES = (
 WAV_BYTES = (1 << 32) - (1 << 24)  # it counts its bytes in 32 bits; 16 MiB are left for tags
 
 
-@dataclass(frozen=True)
-class AudioInfo:
-    """What a file's header says; `format` and `subtype` in libsndfile's words (WAV, PCM_24 ...).
-
-    Of a container that libsndfile cannot read the words are FFmpeg's (MOV, AAC ...), and
-    `num_samples` is an estimate (`is_length_estimated`): what decodes may be a little more or less.
-    """
-
-    path: Path
-    num_samples: int
-    sample_rate: int
-    num_channels: int
-    format: str
-    subtype: str
-    is_length_estimated: bool = False
-
-
 def probe(path: Path | str) -> AudioInfo:
-    """Read a file's header.
+    """What a file holds, without decoding it.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not audio, holds no samples, or is shorter than its header promises.
     """
-    path = Path(path)
-    if _is_container(path):
-        info = probe_container(path)
-        return AudioInfo(
-            path=path,
-            num_samples=info.num_samples,
-            sample_rate=info.sample_rate,
-            num_channels=info.num_channels,
-            format=info.format,
-            subtype=info.codec,
-            is_length_estimated=True,
-        )
-    with _opened(path) as file:
-        missing = _missing_bytes(path)
-        if missing:
-            raise ValueError(f"{path}: cut short, {missing} bytes of its samples are missing")
-        if file.frames == 0:
-            raise ValueError(f"{path}: holds no samples")
-        if file.frames >= 1 << 48:
-            raise ValueError(f"{path}: does not say how long it is; encode it anew")
-        return AudioInfo(
-            path=path,
-            num_samples=file.frames,
-            sample_rate=file.samplerate,
-            num_channels=file.channels,
-            format=file.format,
-            subtype=file.subtype,
-        )
+    with open_audio(path) as reader:
+        return reader.info
 
 
 def read_audio(
@@ -92,32 +52,48 @@ def read_audio(
 ) -> Float[Tensor, "C L"]:
     """Samples `start` .. `start + num_samples` (to the end if None) at the file's own rate.
 
-    A container that libsndfile cannot read is decoded from its beginning on.
+    What libsndfile cannot read is decoded from its beginning on.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is bad, ends before, or holds a sample that is not finite.
     """
     path = Path(path)
-    if _is_container(path):
-        return _excerpt(path, start, num_samples)
-    with _opened(path) as file:
-        if not 0 <= start <= file.frames:
-            raise ValueError(f"{path}: start ({start}) is outside its {file.frames} samples")
-        wanted = file.frames - start if num_samples is None else num_samples
-        try:
-            file.seek(start)
-            samples = file.read(wanted, dtype="float32", always_2d=True)
-        except sf.LibsndfileError as error:
-            raise _undecodable(path, start, error) from error
-    if len(samples) < wanted:
-        raise ValueError(f"{path}: ends at sample {start + len(samples)}, {start + wanted} wanted")
-    _check_finite(samples, path, start, file.samplerate)
+    with open_audio(path) as reader:
+        samples = reader.read(0)
+        if start >= 0 and (reader.info.is_length_estimated or start <= reader.info.num_samples):
+            reader.seek(start)
+            samples = _left(reader, start) if num_samples is None else reader.read(num_samples)
+        length = reader.info.num_samples  # where it was estimated, it is known by now
+        if not 0 <= start <= length:
+            raise ValueError(f"{path}: start ({start}) is outside its {length} samples")
+    end = length if num_samples is None else start + num_samples
+    if start + len(samples) < end:
+        raise ValueError(f"{path}: ends at sample {start + len(samples)}, {end} wanted")
+    _check_finite(samples, path, start, reader.info.sample_rate)
     return torch.from_numpy(samples).T.contiguous()
 
 
-def read_blocks(path: Path | str, *, block_samples: int) -> Iterator[Float[Tensor, "C L"]]:
+def _left(reader: Reader, start: int) -> np.ndarray:
+    """All samples from `start` on."""
+    if not reader.info.is_length_estimated:
+        return reader.read(reader.info.num_samples - start)
+    parts = [reader.read(0)]
+    while len(samples := reader.read(WRITE_SAMPLES)):
+        parts.append(samples)
+    return np.concatenate(parts)
+
+
+def read_blocks(
+    path: Path | str, *, block_samples: int, note: Note = no_note
+) -> Iterator[Float[Tensor, "C L"]]:
     """All samples of a file, in blocks of `block_samples` (the last may be shorter).
+
+    Args:
+        path: of the file.
+        block_samples: of a block.
+        note: is called with what the user should know that comes up while it is decoded, in one
+            line without the path; what is known before is in the `notes` of `probe`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -125,27 +101,22 @@ def read_blocks(path: Path | str, *, block_samples: int) -> Iterator[Float[Tenso
             before that have been given by then.
     """
     path = Path(path)
-    if _is_container(path):
-        yield from _container_blocks(path, block_samples)
-        return
-    with _opened(path) as file:
+    with open_audio(path, note=note) as reader:
+        rate = reader.info.sample_rate
         at = 0
-        while True:
-            try:
-                samples = file.read(block_samples, dtype="float32", always_2d=True)
-            except sf.LibsndfileError as error:
-                raise _undecodable(path, at, error) from error
-            if not len(samples):
-                break
-            _check_finite(samples, path, at, file.samplerate)
+        while len(samples := reader.read(block_samples)):
+            _check_finite(samples, path, at, rate)
             yield torch.from_numpy(samples).T.contiguous()
             at += len(samples)
+        info = reader.info
         if at == 0:
             raise ValueError(f"{path}: holds no samples that can be decoded")
         # An MP3 counts frames, not samples, and decoders differ by a few: only a gap is an error.
-        tolerated = file.samplerate if file.format == "MP3" else 0
-        if at + tolerated < file.frames:
-            raise ValueError(f"{path}: cut short, ends at sample {at} of {file.frames}")
+        tolerated = rate if info.subtype.startswith("MPEG") else 0
+        if not info.is_length_estimated and at + tolerated < info.num_samples:
+            raise ValueError(
+                f"{path}: cut short, ends at sample {at} of {info.num_samples}: {REPAIR}"
+            )
 
 
 def part_beside(path: Path) -> Path:
@@ -161,7 +132,7 @@ class AudioWriter:
     leaving it by an exception deletes what was written. The steps of that can also be taken one by
     one: `close`, then `place` or `discard`; between them `part` is the whole file. Integer formats
     get the nearest step; what lies outside their range is clipped and counted. Lossy formats use
-    their best quality.
+    their best quality. Channels are given in WAVE's order, and get that of the format.
 
     Args:
         path: of the finished file; missing folders are made.
@@ -188,6 +159,7 @@ class AudioWriter:
         self.num_clipped = 0
         self.num_samples = 0
         self._header = _header(sample_rate, num_channels, format, subtype)
+        self._order = from_wave(subtype, num_channels)
         self._subtype = subtype
         self._tags = dict(tags or {})
         self._file: sf.SoundFile | None = None
@@ -223,7 +195,10 @@ class AudioWriter:
             OSError: if the disk or the format does not take them.
         """
         assert self._file is not None, "write inside the with block"
-        for part in block.detach().cpu().split(WRITE_SAMPLES, dim=1):
+        block = block.detach().cpu()
+        if self._order is not None:
+            block = block[list(self._order)]
+        for part in block.split(WRITE_SAMPLES, dim=1):
             try:
                 self._file.write(self._encoded(part.double().numpy().T))
             except sf.LibsndfileError as error:
@@ -303,11 +278,6 @@ class AudioWriter:
         return samples.clip(lowest, highest)
 
 
-def as_on_disk(path: Path) -> Any:
-    """A path as soundfile needs it, which refuses text for names that are no UTF-8."""
-    return os.fsencode(path) if os.name == "posix" else path
-
-
 def is_writable(*, sample_rate: int, num_channels: int, format: str, subtype: str) -> bool:
     """Whether libsndfile can write such a file; tried in memory, as only it knows its limits."""
     try:
@@ -329,62 +299,6 @@ def _header(sample_rate: int, num_channels: int, format: str, subtype: str) -> d
     return header | ({"compression_level": 0.0} if subtype in LOSSY else {})
 
 
-def _opened(path: Path) -> sf.SoundFile:
-    if not path.is_file():
-        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: is empty")
-    with path.open("rb"):  # says why where it cannot: libsndfile does not
-        pass
-    try:
-        return sf.SoundFile(as_on_disk(path))
-    except sf.LibsndfileError as error:
-        raise ValueError(f"{path}: is not audio that can be read: {error.error_string}") from error
-
-
-def _is_container(path: Path) -> bool:
-    """Whether a file is for FFmpeg: a container by its name, and nothing that libsndfile reads."""
-    if path.suffix.lower() not in CONTAINER_SUFFIXES or not path.is_file():
-        return False
-    if path.stat().st_size == 0:
-        return False
-    try:
-        sf.SoundFile(as_on_disk(path)).close()
-    except sf.LibsndfileError:
-        return True
-    return False
-
-
-def _container_blocks(path: Path, block_samples: int) -> Iterator[Float[Tensor, "C L"]]:
-    at = 0
-    for block in read_container(path, block_samples=block_samples):
-        if not block.isfinite().all():
-            _check_finite(block.numpy().T, path, at, probe_container(path).sample_rate)
-        yield block
-        at += block.shape[1]
-
-
-def _excerpt(path: Path, start: int, num_samples: int | None) -> Float[Tensor, "C L"]:
-    end = None if num_samples is None else start + num_samples
-    kept: list[Tensor] = []
-    at = 0
-    for block in _container_blocks(path, 1 << 16):
-        kept.append(block[:, max(0, start - at) : None if end is None else max(0, end - at)])
-        at += block.shape[1]
-        if end is not None and at >= end:
-            break
-    if not 0 <= start <= at:
-        raise ValueError(f"{path}: start ({start}) is outside its {at} samples")
-    if end is not None and at < end:
-        raise ValueError(f"{path}: ends at sample {at}, {end} wanted")
-    return torch.cat(kept, dim=1)
-
-
-def _undecodable(path: Path, at: int, error: sf.LibsndfileError) -> ValueError:
-    reason = error.error_string.strip() or "damaged or cut short"
-    return ValueError(f"{path}: cannot be decoded after sample {at}: {reason}")
-
-
 def _check_finite(samples: np.ndarray, path: Path, start: int, sample_rate: int) -> None:
     if not np.isfinite(samples).all():
         row, channel = np.argwhere(~np.isfinite(samples))[0]
@@ -393,23 +307,6 @@ def _check_finite(samples: np.ndarray, path: Path, start: int, sample_rate: int)
             f"{path}: sample {at} ({at / sample_rate:.3f} s) of channel {channel} is "
             f"{samples[row, channel]}: repair the file"
         )
-
-
-def _missing_bytes(path: Path) -> int:
-    """How much of its samples a RIFF (wav) or FORM (aiff) file lacks: libsndfile does not mind."""
-    with path.open("rb") as file:
-        kind = file.read(12)[:4]
-        if kind not in (b"RIFF", b"FORM"):
-            return 0
-        order = "little" if kind == b"RIFF" else "big"
-        while len(head := file.read(8)) == 8:
-            length = int.from_bytes(head[4:], order)
-            if head[:4] in (b"data", b"SSND"):
-                # Programs that write into a pipe put a huge number here, because they cannot know.
-                is_known = length < 0x7FFF0000
-                return max(0, file.tell() + length - path.stat().st_size) if is_known else 0
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return 0
 
 
 def write_wav(path: Path, waveform: Float[Tensor, "C L"], *, sample_rate: int) -> None:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import soundfile as sf
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from frametx.audio.io import (
     INTEGER_BITS,
+    LOSSY,
     WAV_BYTES,
     WRITE_SAMPLES,
     AudioInfo,
@@ -33,6 +35,7 @@ from frametx.audio.tags import LIBSNDFILE_FORMATS, Tags, libsndfile_tags, tags_f
 FORMATS = ("same", "wav", "flac", "mp3", "ogg")
 CLIPPINGS = ("float", "scale", "clip")
 FLOATS = ("FLOAT", "DOUBLE")
+DEEP = ("DWVW_24", "DWVW_N", "ALAC_20", "ALAC_24")  # codings of more than 16 bits
 LOSSY_PEAK = 0.98  # of a scaled lossy stem: what an encoder leaves out lets peaks grow a little
 SUFFIXES = {
     "WAV": (".wav",),
@@ -63,8 +66,10 @@ def choose_format(info: AudioInfo, format: str = "same") -> StemFormat:
 
     Args:
         info: of the song.
-        format: `same` keeps its container and its samples, and becomes WAV in 32-bit floats where
-            these cannot be written. The others keep the bit depth, where they have it.
+        format: `same` keeps its container and its samples. It becomes plain integers for codings
+            that would not keep the length or the sum of the stems (ADPCM, mu-law ...), and WAV in
+            32-bit floats where its samples cannot be written. The others keep the bit depth, where
+            they have it.
 
     Raises:
         ValueError: if the format wanted cannot hold the song's sample rate or channels.
@@ -72,6 +77,8 @@ def choose_format(info: AudioInfo, format: str = "same") -> StemFormat:
     if format not in FORMATS:
         raise ValueError(f"format={format} must be one of {', '.join(FORMATS)}")
     if format == "same":
+        if _is_of_blocks(info):
+            return _as_integers(info)
         if _holds(info, info.format, info.subtype):
             suffixes = SUFFIXES.get(info.format, (info.path.suffix.lower(),))
             suffix = info.path.suffix if info.path.suffix.lower() in suffixes else suffixes[0]
@@ -89,6 +96,30 @@ def choose_format(info: AudioInfo, format: str = "same") -> StemFormat:
             f"{info.num_channels} channel(s): use format={' or format='.join(ways) or 'same'}"
         )
     return StemFormat(container=container, subtype=subtype, suffix=f".{format}", notes=notes)
+
+
+def _is_of_blocks(info: AudioInfo) -> bool:
+    """Whether the samples are in a coding of libsndfile's that is neither exact nor perceptual."""
+    is_kept = info.subtype in (*INTEGER_BITS, *FLOATS, *LOSSY) or info.subtype.startswith("MPEG")
+    return info.subtype in sf.available_subtypes() and not is_kept
+
+
+def _as_integers(info: AudioInfo) -> StemFormat:
+    """Plain integers instead of a coding by blocks or steps of its own."""
+    subtype = "PCM_24" if info.subtype in DEEP else "PCM_32" if "32" in info.subtype else "PCM_16"
+    container = info.format
+    if not _holds(info, container, subtype):
+        container = _wav_container(info, subtype)
+    suffixes = SUFFIXES.get(container, (info.path.suffix.lower(),))
+    return StemFormat(
+        container=container,
+        subtype=subtype,
+        suffix=info.path.suffix if info.path.suffix.lower() in suffixes else suffixes[0],
+        notes=(
+            f"in {info.subtype} the stems would not keep the song's length or add up to it: they "
+            f"are {container}/{subtype}",
+        ),
+    )
 
 
 def _subtype(info: AudioInfo, format: str) -> tuple[str, tuple[str, ...]]:
@@ -269,7 +300,7 @@ class StemFiles:
         _check_apart(info.path, [with_suffix(p, s) for p in paths.values() for s in suffixes])
         self.clipped: dict[str, int] = {}
         self.gain_db = 0.0
-        self.notes = list(self.format.notes)
+        self.notes = [*info.notes, *self.format.notes]
         self._paths = dict(paths)
         self._info = info
         self._stems = tuple(stems)
@@ -282,6 +313,11 @@ class StemFiles:
         self._loud: set[str] = set()
         self._peaks = dict.fromkeys(paths, 0.0)
         self._new_folders: list[Path] = []
+
+    def note(self, line: str) -> None:
+        """Keep what the user should know, once."""
+        if line not in self.notes:
+            self.notes.append(line)
 
     @property
     def outputs(self) -> dict[str, Path]:
@@ -484,8 +520,7 @@ class StemFiles:
             write_tags(writer.part, tags)
         except ValueError as error:
             reason = str(error).removeprefix(f"{writer.part}: ")
-            if (note := f"tags of the stems: {reason}") not in self.notes:
-                self.notes.append(note)
+            self.note(f"tags of the stems: {reason}")
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(writer.path)) from error
 

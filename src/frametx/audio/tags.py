@@ -28,7 +28,7 @@ from mutagen.oggopus import OggOpus
 from mutagen.oggvorbis import OggVorbis
 from mutagen.wave import WAVE
 
-from frametx.audio.io import as_on_disk
+from frametx.audio.readers import sound_file
 
 FRONT_COVER = 3  # ID3's number, which FLAC and ASF share
 LIBSNDFILE_FORMATS = ("RF64", "CAF")  # where mutagen cannot write, and libsndfile can
@@ -425,11 +425,9 @@ def _from_asf(packed: bytes) -> Picture:
 
 
 def _read_matroska(path: Path) -> Tags:
-    """The text of mkv and webm, if PyAV is there to read it."""
-    try:
-        import av
-    except ImportError:
-        return Tags(notes=(f"{path}: tags of such files need PyAV: pip install frametx[media]",))
+    """The text of mkv and webm."""
+    import av
+
     with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
         found = {name.lower(): value for name, value in container.metadata.items()}
     called = {"albumartist": "album_artist", "tracknumber": "track", "discnumber": "disc"}
@@ -440,7 +438,7 @@ def _read_matroska(path: Path) -> Tags:
 def _libsndfile_strings(path: Path) -> dict[str, str]:
     """What wav, aiff and caf hold in chunks of their own, which mutagen does not read."""
     try:
-        with sf.SoundFile(as_on_disk(path)) as file:
+        with sound_file(path) as file:
             return _tidy({k: v for k, v in file.copy_metadata().items() if k in NAMES})
     except sf.LibsndfileError:
         return {}

@@ -1,7 +1,6 @@
 """A song as a video of one still picture: what sites that take only videos want of a stem.
 
-H.264 at one picture a second and AAC in an mp4 whose index comes first, through PyAV, which is
-optional (`pip install frametx[media]`).
+H.264 at one picture a second and AAC in an mp4 whose index comes first, through PyAV.
 """
 
 import io
@@ -41,17 +40,13 @@ def still_video(audio: Path | str, picture: bytes | None, output: Path | str) ->
         output: path of the video.
 
     Raises:
-        ValueError: if PyAV is not installed, or the song or the picture cannot be used.
+        ValueError: if the song or the picture cannot be used.
         OSError: if the video cannot be written.
     """
+    import av
+    from av.error import FFmpegError
+
     audio, output = Path(audio), Path(output)
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError as error:
-        raise ValueError(
-            f"{output}: a video needs PyAV to be written: pip install frametx[media]"
-        ) from error
     info = probe(audio)
     if info.num_channels not in LAYOUTS:
         raise ValueError(

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from math import gcd
 
 import numpy as np
-import soundfile
 import soxr
 from jaxtyping import Float32
 
@@ -95,10 +94,10 @@ def _with_channels(
 def _reading(file: AudioFile) -> Iterator[None]:
     try:
         yield
-    except (OSError, soundfile.SoundFileError) as error:
-        # libsndfile calls a file that is gone a "system error": say which one.
+    except (OSError, ValueError) as error:
+        # Remote and sharded files are named by where they come from, not by their copy.
         is_gone = isinstance(error, FileNotFoundError) or (
             isinstance(file.source, Folder) and not file.path.exists()
         )
-        reason = "it is gone" if is_gone else str(error)
+        reason = "it is gone" if is_gone else str(error).removeprefix(f"{file.path}: ")
         raise UnreadableFileError(f"{file.path}: {reason}") from error

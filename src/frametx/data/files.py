@@ -14,9 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
-import soundfile
-
-from frametx.audio.io import as_on_disk
+from frametx.audio.io import open_audio
 from frametx.data.inspection import Inspection, inspect
 from frametx.songs import AUDIO_SUFFIXES
 
@@ -122,12 +120,16 @@ class Source(Protocol):
         """
         ...
 
-    def open(self, file: FileFacts) -> AudioReader:
+    def open(self, file: FileFacts, num_samples: int | None = None) -> AudioReader:
         """Open a file for reading.
+
+        Args:
+            file: which.
+            num_samples: how many it was found to hold, if that is known; saves a look into it.
 
         Raises:
             OSError: if it cannot be had.
-            soundfile.SoundFileError: if it is not audio any more.
+            ValueError: if it is not audio any more.
         """
         ...
 
@@ -166,9 +168,9 @@ class Folder:
         """Where it is."""
         return file.path
 
-    def open(self, file: FileFacts) -> AudioReader:
-        """Open it by libsndfile."""
-        return soundfile.SoundFile(as_on_disk(file.path))
+    def open(self, file: FileFacts, num_samples: int | None = None) -> AudioReader:
+        """Open it with the decoder that gives all of it."""
+        return open_audio(file.path, num_samples=num_samples)
 
     def _found(self, path: Path) -> FoundFile | None:
         try:
@@ -219,9 +221,9 @@ class AudioFile:
 
         Raises:
             OSError: if it cannot be had.
-            soundfile.SoundFileError: if it is not audio any more.
+            ValueError: if it is not audio any more.
         """
-        return self.source.open(self)
+        return self.source.open(self, self.num_samples)
 
     def local_path(self) -> Path:
         """Where it lies on this machine, fetched if need be.

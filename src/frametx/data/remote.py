@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import soundfile
-
+from frametx.audio.io import open_audio
 from frametx.data.files import AudioReader, FileFacts, FoundFile, is_audio
 from frametx.data.inspection import Inspection, inspect
 from frametx.data.stored_text import name_bytes
@@ -194,15 +193,15 @@ class RemoteFolder:
         name = digest + file.path.suffix.lower()
         return name, file.size, lambda target: self._fetch(file.name, target)
 
-    def open(self, file: FileFacts) -> AudioReader:
+    def open(self, file: FileFacts, num_samples: int | None = None) -> AudioReader:
         """Open the copy of a file; another process may delete it at any time, but not when open."""
         for _ in range(ATTEMPTS - 1):
             path = self.local_path(file)
-            with suppress(soundfile.SoundFileError):
-                return soundfile.SoundFile(path)
+            with suppress(OSError, ValueError):
+                return open_audio(path, num_samples=num_samples)
             if path.exists():
                 break
-        return soundfile.SoundFile(self.local_path(file))
+        return open_audio(self.local_path(file), num_samples=num_samples)
 
     def _fetch(self, name: str, target: Path) -> None:
         """Copy a file from its address, again after a pause where the way there is at fault."""

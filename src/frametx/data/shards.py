@@ -104,7 +104,7 @@ class ShardFolder:
         """
         raise OSError(errno.ENOENT, f"{file.name} lies in shards, and is no file of its own")
 
-    def open(self, file: FileFacts) -> "ShardReader":
+    def open(self, file: FileFacts, num_samples: int | None = None) -> "ShardReader":
         """Read a song by its pieces."""
         return ShardReader(self._listed()[file.name], self._piece)
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import soundfile
 
-from frametx.audio.container import num_audio_streams, probe_container, read_container
+from frametx.audio.container import Stream, num_audio_streams, probe_container, read_container
 from frametx.audio.io import AudioWriter
 from frametx.data.progress import progress_bar
 from frametx.data.stored_text import name_bytes
@@ -54,7 +54,7 @@ def decode_all(files: Mapping[str, Path], folder: Path) -> None:
         folder: where to; `decoded_folder`.
 
     Raises:
-        ValueError: if PyAV is not installed, or a file is damaged or has other streams.
+        ValueError: if a file is damaged or has other streams.
         OSError: if the folder cannot be made.
     """
     wanted = {name: path for name, path in files.items() if not _is_current(path, folder / name)}
@@ -91,7 +91,7 @@ def _decode(path: Path, folder: Path) -> None:
             format="WAV",
             subtype="PCM_16",
         ) as writer:
-            for block in read_container(path, block_samples=BLOCK_SAMPLES, stream=stream):
+            for block in read_container(Stream(path, number=stream), block_samples=BLOCK_SAMPLES):
                 writer.write(block)
         lengths[target] = writer.num_samples
     shortest = min(lengths.values())

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import soundfile
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
@@ -106,8 +105,8 @@ def blocks_of(file: AudioFile, *, block_samples: int) -> Iterator[Float[Tensor, 
                 yield torch.from_numpy(samples).T.contiguous()
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from error
-    except soundfile.SoundFileError as error:
-        raise ValueError(f"cannot be decoded after sample {at}: {error}") from error
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(f"{file.path}: ")) from error
     if at == 0:
         raise ValueError("holds no samples")
 
