@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from frametx import __version__, checkpoint_file, legacy, pretrained
 from frametx.checkpoint_file import DamagedError
 from frametx.data.trained_on import TrainedOn
+from frametx.files import atomic_write, save_tensors
 from frametx.nn.low_rank import merged
 from frametx.separator import Separator
 from frametx.stored_config import build, build_without_memory, check_config, materialise
@@ -51,13 +52,32 @@ def recipe(
 def save_separator(
     path: Path | str, separator: nn.Module, separator_config: Mapping[str, Any], *, model: str
 ) -> None:
-    """Write a separator without any state of training, as .safetensors if the path ends so."""
+    """Write a separator without any state of training, as .safetensors if the path ends so.
+
+    Raises:
+        OSError: if the disk does not take it; what was there before stays.
+    """
     weights = {f"{PREFIX}{name}": value for name, value in separator.state_dict().items()}
     made_by = recipe(separator_config, model=model)
     if Path(path).suffix == ".safetensors":
-        save_file(weights, path, metadata={"frametx": json.dumps(made_by)})
+        save_safetensors(weights, path, made_by)
     else:
-        torch.save({"state_dict": weights, "frametx": made_by}, path)
+        save_tensors({"state_dict": weights, "frametx": made_by}, path)
+
+
+def save_safetensors(
+    weights: Mapping[str, Tensor], path: Path | str, made_by: Mapping[str, Any]
+) -> None:
+    """Write weights with their recipe as .safetensors, so that `path` is whole at any time.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    with atomic_write(path) as part:
+        try:
+            save_file(dict(weights), part, metadata={"frametx": json.dumps(dict(made_by))})
+        except SafetensorError as error:  # its only error in writing: that of the disk
+            raise OSError(None, first_line(error), str(path)) from error
 
 
 def load_separator(path: Path | str, *, device: torch.device | str = "cpu") -> Separator:

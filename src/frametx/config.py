@@ -8,6 +8,7 @@ traceback.
 import difflib
 import functools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,11 +32,17 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from frametx.data.files import SUFFIXES
 
+
+class UnfinishedError(Exception):
+    """A job did part of its work, for no reason in its config: one line, exit code 1."""
+
+
 USER_ERRORS = (
     ValueError,
     OSError,
     FloatingPointError,
     ModuleNotFoundError,
+    UnfinishedError,
 )  # a user can act on them
 PATH_KEYS = (
     *(
@@ -96,12 +104,20 @@ class PackagedConf(SearchPathPlugin):
 
 def hydra_main(
     config_name: str,
+    *,
+    prepare: Callable[[Sequence[str]], list[str]] = list,
+    before: Callable[[DictConfig], None] = lambda cfg: None,
 ) -> Callable[[Callable[[DictConfig], int | None]], Callable[[], None]]:
     """Decorate an entry's main(cfg) -> exit code (None is 0): compose conf/<config_name>.yaml, run.
 
     A job that fails over a value of the user's (ValueError, OSError) prints one line `error: ...`
     and exits with 2; in a sweep the other jobs still run and the sweep exits with 1. With
     HYDRA_FULL_ERROR=1 the traceback is shown.
+
+    Args:
+        config_name: of the entry's file in conf/.
+        prepare: changes the command line before it is composed; may raise ValueError.
+        before: checks the config of a single job before Hydra writes anything; likewise.
     """
     Plugins.instance().register(PackagedConf)
 
@@ -120,7 +136,7 @@ def hydra_main(
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     traceback.print_exc()
                 if not is_sweep:
-                    fail(one_line(error))
+                    fail(one_line(error), code=1 if isinstance(error, UnfinishedError) else 2)
                 failures.append(f"{' '.join(HydraConfig.get().overrides.task)}: {one_line(error)}")
                 print(f"error: {failures[-1]}", file=sys.stderr, flush=True)
 
@@ -128,13 +144,14 @@ def hydra_main(
         def main() -> None:
             failures.clear()
             codes.clear()
+            sys.argv[1:] = flags_first(sys.argv[1:])
             stems = stems_of(sys.argv[1:], config_name)
             try:
                 arguments = folder_as_data(sys.argv[1:], stems)
+                sys.argv[1:] = prepare([quote_path(argument, stems) for argument in arguments])
+                check_command_line(config_name, sys.argv[1:], before)
             except ValueError as error:
                 fail(one_line(error))
-            sys.argv[1:] = [quote_path(argument, stems) for argument in arguments]
-            check_command_line(config_name, sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(
                 job
             )()
@@ -159,16 +176,23 @@ def plain(cfg: DictConfig, keys: Sequence[str]) -> dict[str, Any]:
     return {str(key): value for key, value in cast(dict[str, Any], values).items()}
 
 
-def fail(message: str) -> NoReturn:
-    """Say in one line what the user can change, and end with exit code 2."""
+def fail(message: str, *, code: int = 2) -> NoReturn:
+    """Print in one line what the user can change, and end with an exit code."""
     print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def is_users(error: BaseException) -> bool:
     """Whether the root of an error is a value that the user can change, not a defect of ours."""
     root = root_cause(error)
+    if isinstance(root, TypeError):  # of a constructor that a config calls with other keys
+        return isinstance(error, InstantiationException) and has_wrong_keys(root)
     return isinstance(root, (*USER_ERRORS, OmegaConfBaseException, HydraException))
+
+
+def has_wrong_keys(error: TypeError) -> bool:
+    """Whether a class was called with a keyword that it does not have, or without one it needs."""
+    return bool(re.search(r"unexpected keyword argument|required .*argument", str(error)))
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -183,9 +207,43 @@ def one_line(error: BaseException) -> str:
     root = root_cause(error)
     if isinstance(root, MissingMandatoryValue):
         return f"{root.full_key or root.key} must be given: add {root.full_key or root.key}=..."
+    if isinstance(root, TypeError) and isinstance(error, InstantiationException):
+        return f"{key_of(error)}{' '.join(str(root).split())}: take that key out, or choose another"
     if isinstance(root, OSError) and root.filename is not None:
         return f"{root.filename}: {root.strerror}"
     return " ".join(str(root).split())
+
+
+def key_of(error: InstantiationException) -> str:
+    """The key of the config whose class could not be made, as `loss: `; empty if it is not told."""
+    found = re.findall(r"full_key: (\S+)", str(error))
+    return f"{found[-1]}: " if found else ""
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """A command line with its flags in front of its overrides, where alone Hydra takes them."""
+    options = get_args_parser()._option_string_actions
+    flags: list[str] = []
+    texts: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        action = options.get(argument)
+        if not argument.startswith("-"):
+            texts.append(argument)
+            continue
+        flags.append(argument)
+        takes_value = action is not None and action.nargs != 0
+        if takes_value and rest and not rest[0].startswith("-") and "=" not in rest[0]:
+            flags.append(rest.pop(0))
+    return flags + texts
+
+
+def overrides_in(arguments: Sequence[str]) -> list[str]:
+    """The overrides of a command line, without its flags and their values."""
+    ordered = flags_first(arguments)
+    texts = [argument for argument in ordered if not argument.startswith("-")]
+    return [text for text in texts if "=" in text or text.startswith("~")]
 
 
 def stems_of(arguments: Sequence[str], config_name: str) -> tuple[str, ...]:
@@ -284,11 +342,16 @@ def holds_libraries(folder: Path, stems: Sequence[str]) -> bool:
     )
 
 
-def check_command_line(config_name: str, arguments: Sequence[str]) -> None:
+def check_command_line(
+    config_name: str, arguments: Sequence[str], before: Callable[[DictConfig], None]
+) -> None:
     """Compose the config once before Hydra does, to report the user's mistakes in one line.
 
     Flags (--help, --cfg, --config-dir ...) are Hydra's business and skip the check. Of a sweep each
     value is composed with the first value of every other.
+
+    Raises:
+        ValueError: from `before`, which is given the config unless it is a sweep's.
     """
     flags = [argument for argument in arguments if argument.startswith("-")]
     if any(flag not in ("-m", "--multirun") for flag in flags):
@@ -298,7 +361,9 @@ def check_command_line(config_name: str, arguments: Sequence[str]) -> None:
         overrides = OverridesParser.create().parse_overrides(texts)
         for chosen in each_sweep_value_once(overrides):
             with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                hydra.compose(config_name, overrides=chosen, return_hydra_config=True)
+                cfg = hydra.compose(config_name, overrides=chosen, return_hydra_config=True)
+                if not flags:
+                    before(cfg)
     except (HydraException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
@@ -331,17 +396,33 @@ def composition_message(error: Exception, config_name: str, texts: Sequence[str]
         return f"{group}={name} is unknown: {hint}there is {', '.join(options) or 'nothing'}"
     if isinstance(error, ConfigCompositionException) and "Could not override" in message:
         key = message.split("'")[1]
-        near = difflib.get_close_matches(key, known_keys(config_name), n=1)
+        chosen = group_choices(texts)
+        near = difflib.get_close_matches(key, known_keys(config_name, chosen), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return f"{key} is no key: {hint}--cfg job shows them all, +{key}=... adds one"
+        group = [text for text in chosen if text.startswith(f"{key.partition('.')[0]}=")]
+        where = f" with {group[-1]}" if group else ""
+        return f"{key} is no key{where}: {hint}--cfg job shows them all, +{key}=... adds one"
     return message
 
 
-def known_keys(config_name: str) -> list[str]:
-    """Every dotted key and group of a composed default config."""
+def group_choices(texts: Sequence[str]) -> list[str]:
+    """The overrides that choose a file of a group, as data=tracks; of a sweep its first value."""
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    chosen = [text for text in texts if text.lstrip("+").partition("=")[0] in groups]
+    try:
+        return each_sweep_value_once(OverridesParser.create().parse_overrides(chosen))[0]
+    except HydraException:
+        return []
+
+
+def known_keys(config_name: str, choices: Sequence[str] = ()) -> list[str]:
+    """Every dotted key and group of a config composed of the files that were chosen."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose(config_name)
+        try:
+            cfg = hydra.compose(config_name, overrides=list(choices))
+        except (HydraException, OmegaConfBaseException):  # another mistake, beside the one told
+            cfg = hydra.compose(config_name)
 
     def walk(node: Any, prefix: str) -> list[str]:
         if not isinstance(node, DictConfig):

@@ -23,14 +23,19 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Float
 from omegaconf import DictConfig
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from frametx import __version__
 from frametx.audio.masking import with_rest
 from frametx.audio.real_stft import RealStft
-from frametx.checkpoint import PREFIX, first_line, load_separator, read_checkpoint
+from frametx.checkpoint import (
+    PREFIX,
+    first_line,
+    load_separator,
+    read_checkpoint,
+    save_safetensors,
+)
 from frametx.config import hydra_main
 from frametx.nn.residual_scores import use_backend
 from frametx.separator import SpectrogramSeparator
@@ -211,7 +216,7 @@ def write_safetensors(path: Path, separator: nn.Module, made_by: Mapping[str, An
         NotEqualError: if it does not, to the last bit.
     """
     weights = {f"{PREFIX}{name}": value for name, value in separator.state_dict().items()}
-    save_file(weights, path, metadata={"frametx": json.dumps(dict(made_by))})
+    save_safetensors(weights, path, made_by)
     again = cast(nn.Module, load_separator(path)).state_dict()
     changed = [
         name

@@ -1,54 +1,57 @@
 """python -m frametx.train: compose a config, build its parts, fit, test the best weights."""
 
-import logging
-import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
-import torch
-import torch.distributed
-from hydra import compose
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies.launchers import subprocess_script
-from omegaconf import DictConfig, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from torch import nn
 
 from frametx.checkpoint import heard_by, read_checkpoint, recipe
-from frametx.config import composition_message, hydra_main, quoted
+from frametx.config import hydra_main
 from frametx.data.trained_on import TrainedOn
 from frametx.evaluate import evaluate, evaluation_set, report
-from frametx.initial_weights import (
+from frametx.loading import load
+from frametx.losses.permutation_invariant import PermutationInvariantSiSnr
+from frametx.runs.fit import fit
+from frametx.runs.folder import (
+    best_checkpoint,
+    check_folder,
+    checkpoint_to_resume,
+    is_sweep,
+    keep_metrics,
+    locked,
+)
+from frametx.runs.initial_weights import (
+    Member,
     build_module,
     check_adapters,
     give_weights,
-    is_child_process,
     load_members,
     members_of_ensemble,
     own_targets,
     prepare_discriminator,
     stored_config,
 )
-from frametx.loading import load
-from frametx.losses.permutation_invariant import PermutationInvariantSiSnr
+from frametx.runs.interruption import describe_stop
+from frametx.runs.processes import is_child_process, leave_process_group
+from frametx.runs.resume import check_resumed, settings_of
+from frametx.runs.stages import run_stages
+from frametx.runs.sweeps import continued, is_finished, job_number, mark_finished
+from frametx.runs.trainer import check_trainer, make_trainer, quieten_lightning
 from frametx.separator import has_ordered_stems
 from frametx.training.adapters import add_adapters
 from frametx.training.callbacks import Recipe
 from frametx.training.curriculum import ContextCurriculum
 from frametx.training.mixtures import MixturesDataModule
 from frametx.training.parameter_groups import freeze_parameters
-
-FINISHED = "finished"  # a file in the folder of a stage that need not be run again
+from frametx.training.stopping import STOP, Stopped
 
 
 def train(cfg: DictConfig) -> Path | None:
@@ -77,20 +80,54 @@ def train(cfg: DictConfig) -> Path | None:
     if members:
         load_members(module.separator.members, members, resumed=resumed)
     check_adapters(cfg, module.separator, resumed)
+    say_differences(cfg, module, data, resumed)
     keep_metrics(Path(cfg.paths.output_dir))
-    trainer = instantiate(cfg.trainer)
-    made_by = recipe(stored_config(cfg, members), model=model_name(cfg))
+    trainer = make_trainer(cfg)
+    before = heard_before(cfg, resumed)
+    cast(Any, trainer).callbacks.insert(
+        0, Recipe(recipe=recipe_of(cfg, members), heard_before=before)
+    )
+    check_curriculum(data.curriculum, trainer)
+    warn_of_missing_past(module.separator, data.curriculum)
+    fit(trainer, module, data, resumed=resumed, folder=Path(cfg.paths.output_dir))
+    return best_checkpoint(cfg) if trainer.is_global_zero else None
+
+
+def say_differences(cfg: DictConfig, module: Any, data: Any, resumed: str | None) -> None:
+    """Print what is new about a run that goes on, a line each.
+
+    Raises:
+        ValueError: if it cannot go on so.
+    """
+    if resumed is None:
+        return
+    lines = check_resumed(
+        resumed, cfg, module, data, read_checkpoint(resumed, also=own_targets(cfg))
+    )
+    if not is_child_process():
+        for line in lines:
+            print(line, flush=True)
+
+
+def recipe_of(cfg: DictConfig, members: Sequence[Member]) -> dict[str, Any]:
+    """What the checkpoints of a run say about themselves."""
+    config = stored_config(cfg, members)
+    made_by = recipe(config, model=model_name(cfg)) | {"settings": settings_of(cfg)}
     if cfg.pretraining is not None:
         made_by["pretraining"] = str(cfg.pretraining.task._target_).rpartition(".")[2]
-    before = heard_before(cfg, resumed)
-    trainer.callbacks.insert(0, Recipe(recipe=made_by, heard_before=before))
+    return made_by
+
+
+def check_curriculum(curriculum: ContextCurriculum, trainer: L.Trainer) -> None:
+    """See that the devices can share every step.
+
+    Raises:
+        ValueError: if they cannot, or Lightning refuses the devices.
+    """
     try:
-        data.curriculum.check(trainer.world_size)
-        warn_of_missing_past(module.separator, data.curriculum)
-        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+        curriculum.check(trainer.world_size)
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
-    return best_checkpoint(cfg) if trainer.is_global_zero else None
 
 
 def heard_before(cfg: DictConfig, resumed: str | None) -> TrainedOn:
@@ -173,90 +210,6 @@ def warn_of_missing_past(separator: Any, curriculum: ContextCurriculum) -> None:
         )
 
 
-def quieten_lightning() -> None:
-    """Leave out what Lightning says that a user can do nothing about."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*LeafSpec.*",  # Lightning 2.6 uses a deprecated class of torch
-        "Experiment logs directory",  # Hydra has just made it
-        ".*does not have many workers",  # data_wait_percent says whether more would help
-        ".*smaller than the logging interval",
-        "Checkpoint directory .* exists",  # it is the run's own, resumed
-        r"Found \d+ module\(s\) in eval mode",  # members of an ensemble
-        ".*sync_dist=True",  # scores have been averaged over all devices by then
-        "The dirpath has changed",  # a resumed run looks for its best checkpoint anew
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
-def check_trainer(cfg: DictConfig) -> None:
-    """Refuse a trainer that this machine or this kind of training cannot run.
-
-    Raises:
-        ValueError: naming the key, what there is, and the way out.
-    """
-    devices, accelerator = cfg.trainer.devices, cfg.trainer.accelerator
-    wanted = devices if isinstance(devices, int) else None
-    num_gpus = torch.cuda.device_count()
-    if accelerator in ("gpu", "cuda") and num_gpus == 0:
-        raise ValueError(
-            f"trainer.accelerator={accelerator}: this machine has no GPU that torch can use; "
-            "leave it at auto"
-        )
-    if accelerator != "cpu" and wanted is not None and wanted > max(1, num_gpus):
-        raise ValueError(
-            f"trainer.devices={wanted}: this machine has {num_gpus} GPU(s); give at most that "
-            "many, or trainer.accelerator=cpu for as many processes on the CPU"
-        )
-    if cfg.trainer.max_steps < 1:
-        raise ValueError(f"trainer.max_steps={cfg.trainer.max_steps} must be at least 1")
-    if str(cfg.trainer.precision) in ("16", "16-mixed", "16-true"):
-        raise ValueError(
-            f"trainer.precision={cfg.trainer.precision} is not supported: half precision overflows "
-            "in training; use strategy=bf16, or 32-true where the device has no bf16"
-        )
-
-
-def checkpoint_to_resume(cfg: DictConfig) -> str | None:
-    """The checkpoint that ckpt_path names; `last` is this run's own, else the newest of all runs.
-
-    Raises:
-        ValueError: if there is none, or if this run's folder holds one that would be overwritten.
-    """
-    own = Path(cfg.paths.output_dir) / "checkpoints" / "last.ckpt"
-    if cfg.ckpt_path is None:
-        if own.exists() and not is_child_process():
-            raise ValueError(
-                f"{own.parent.parent} already holds a run: ckpt_path=last resumes it, "
-                "name=... starts another"
-            )
-        return None
-    if cfg.ckpt_path != "last":
-        read_checkpoint(cfg.ckpt_path, also=own_targets(cfg))
-        return str(cfg.ckpt_path)
-    found = sorted(Path(cfg.paths.runs_dir).glob("**/last.ckpt"), key=lambda p: p.stat().st_mtime)
-    if not own.exists() and not found:
-        raise ValueError(f"ckpt_path=last: no run under {cfg.paths.runs_dir} has a last.ckpt")
-    chosen = own if own.exists() else found[-1]
-    print(f"resuming {chosen}", flush=True)
-    return str(chosen)
-
-
-def keep_metrics(run: Path) -> None:
-    """Give the metrics of a run that is resumed a name that Lightning's logger does not delete."""
-    metrics = run / "metrics.csv"
-    if metrics.is_file() and not is_child_process():
-        number = len(list(run.glob("metrics.part*.csv"))) + 1
-        metrics.rename(run / f"metrics.part{number}.csv")
-
-
-def best_checkpoint(cfg: DictConfig) -> Path | None:
-    """The best checkpoint of a finished run where there was validation, else its last one."""
-    folder = Path(cfg.paths.output_dir) / "checkpoints"
-    return next((p for n in ("best", "last") if (p := folder / f"{n}.ckpt").is_file()), None)
-
-
 def model_name(cfg: DictConfig) -> str:
     """The name after `model=`."""
     if HydraConfig.initialized():
@@ -264,163 +217,76 @@ def model_name(cfg: DictConfig) -> str:
     return str(cfg.model._target_).rpartition(".")[2]
 
 
-def child_command(local_rank: int) -> tuple[list[str], str]:
-    """The command that starts one more process of this job, and the folder to start it in.
-
-    Lightning repeats the command line of the parent, which in a sweep holds all values of all jobs
-    and -m itself: the child then dies on its arguments. This one repeats the overrides of the job.
-    """
-    flags = get_args_parser().parse_args(sys.argv[1:])
-    command = [sys.executable, "-m", "frametx.train"]
-    for flag in ("config_dir", "config_path", "config_name"):
-        if getattr(flags, flag):
-            command += [f"--{flag.replace('_', '-')}", getattr(flags, flag)]
-    hydra = HydraConfig.get()
-    command += list(hydra.overrides.task)
-    command += [
-        f"hydra.run.dir='{hydra.runtime.output_dir}'",
-        f"hydra.job.name=train_process_{local_rank}",
-        "hydra.output_subdir=null",
-    ]
-    return command, hydra.runtime.cwd
-
-
-def leave_process_group() -> None:
-    """Forget the process group and the environment of a job, so that a sweep's next one starts."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
-
-
 def run(cfg: DictConfig) -> Path | None:
     """Train, then evaluate the best weights on data.test; returns their checkpoint."""
-    try:
-        best = train(cfg)
-    finally:
-        if cfg.stage_of is not None or HydraConfig.get().mode == RunMode.MULTIRUN:
-            leave_process_group()
-    if best is None:
-        return None
-    print(f"checkpoint: {best}", flush=True)
+    with locked(Path(cfg.paths.output_dir)):
+        try:
+            best = train(cfg)
+        finally:
+            if (cfg.stage_of is not None or is_sweep()) and not is_child_process():
+                leave_process_group()
+        if best is None:
+            return None
+        print(f"checkpoint: {best}", flush=True)
+        try:
+            score(cfg, best)
+        except Stopped as stopped:
+            stopped.note = f"training had ended: python -m frametx.evaluate ckpt={best} scores it"
+            raise
+    return best
+
+
+def score(cfg: DictConfig, best: Path) -> None:
+    """Evaluate a checkpoint on data.test, if test=true."""
     if cfg.test:
         device = "cpu" if cfg.trainer.accelerator == "cpu" else "auto"
         pipeline = load(best, device=device, precision="fp32")
         evaluation = evaluate(pipeline, evaluation_set(cfg, pipeline), trained_on=heard_by(best))
         report(evaluation, Path(cfg.paths.output_dir) / "evaluation")
-    return best
 
 
-def run_stages(cfg: DictConfig) -> None:
-    """Run the stages of a pipeline, each from the best weights of the one before.
-
-    A stage has a folder of its own, and leaves a file `finished` in it. With ckpt_path=last stages
-    that are finished are passed over, and the one that was interrupted is resumed.
-
-    Raises:
-        ValueError: if a stage's config cannot be, before any is run, or the folder holds another
-            pipeline.
-    """
-    folder = folder_of_stages(cfg)
-    jobs = [stage_config(cfg, name, place) for name, place in stage_folders(cfg, folder)]
-    best: Path | None = None
-    for job, (name, place) in zip(jobs, stage_folders(cfg, folder), strict=True):
-        mark = place / FINISHED
-        if not mark.is_file():
-            print(f"stage {name}: {place}", flush=True)
-            with as_own_job(job, place):
-                with open_dict(job):
-                    unfinished = place / "checkpoints" / "last.ckpt"
-                    job.ckpt_path = str(unfinished) if unfinished.is_file() else None
-                    job.init_from = job.init_from if best is None else str(best)
-                if run(job) is not None:
-                    mark.touch()
-        else:
-            print(f"stage {name}: finished before", flush=True)
-        best = best_checkpoint(job)
+def run_job(cfg: DictConfig) -> None:
+    """Train, or run the stages of a pipeline, as one job of a sweep or as the only one."""
+    if not is_sweep():
+        run_all(cfg)
+    elif is_finished(cfg):
+        print(f"job {job_number()}: finished before", flush=True)
+    else:
+        with locked(Path(cfg.paths.output_dir).parent):
+            run_all(cfg)
+            mark_finished(cfg)
 
 
-def folder_of_stages(cfg: DictConfig) -> Path:
-    """Where the folders of the stages lie: this run's own, or the newest with ckpt_path=last.
-
-    Raises:
-        ValueError: if there is nothing to go on with, or something that must not be written over.
-    """
-    own = Path(cfg.paths.output_dir)
-    if cfg.ckpt_path not in (None, "last"):
-        raise ValueError(
-            f"ckpt_path={cfg.ckpt_path}: a pipeline goes on where it stopped, by ckpt_path=last"
-        )
-    has_begun = any(place.exists() for _, place in stage_folders(cfg, own))
-    if cfg.ckpt_path is None:
-        if has_begun:
-            raise ValueError(
-                f"{own} already holds a pipeline: ckpt_path=last goes on with it, name=... starts "
-                "another"
-            )
-        return own
-    if has_begun:
-        return own
-    names = {place.name for _, place in stage_folders(cfg, own)}
-    found = [
-        path.parent.parent
-        for path in Path(cfg.paths.runs_dir).glob("**/last.ckpt")
-        if path.parent.parent.name in names
-    ]
-    if not found:
-        raise ValueError(f"ckpt_path=last: no pipeline under {cfg.paths.runs_dir} has begun")
-    newest = max(found, key=lambda place: (place / "checkpoints" / "last.ckpt").stat().st_mtime)
-    print(f"going on with {newest.parent}", flush=True)
-    return newest.parent
-
-
-def stage_folders(cfg: DictConfig, folder: Path) -> list[tuple[str, Path]]:
-    """Name and folder of every stage, in order."""
-    return [(str(n), folder / f"{i}_{n}") for i, n in enumerate(cfg.stages, start=1)]
-
-
-def stage_config(cfg: DictConfig, name: str, place: Path) -> DictConfig:
-    """One stage as a run of its own: its overrides, and over them those of the command line.
-
-    Raises:
-        ValueError: if it cannot be composed.
-    """
-    overrides = [
-        *(str(text) for text in cfg.stages[name]),
-        *HydraConfig.get().overrides.task,
-        "stages=null",
-        f"stage_of={quoted(place.parent)}",
-        f"paths.output_dir={quoted(place)}",
-    ]
-    try:
-        return compose("train", overrides=overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        message = composition_message(error, "train", overrides)
-        raise ValueError(f"stages.{name}={list(cfg.stages[name])}: {message}") from error
-
-
-@contextmanager
-def as_own_job(job: DictConfig, place: Path) -> Iterator[None]:
-    """Let what asks Hydra for its job see this one: names of groups, commands of more processes."""
-    pipeline = HydraConfig.instance().cfg
-    with open_dict(job):
-        job.hydra.runtime.output_dir = str(place)
-    place.mkdir(parents=True, exist_ok=True)
-    HydraConfig.instance().set_config(job)
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = pipeline
-
-
-@hydra_main("train")
-def main(cfg: DictConfig) -> None:
+def run_all(cfg: DictConfig) -> None:
     """Train, or run the stages of a pipeline one after the other."""
-    setattr(subprocess_script, "_hydra_subprocess_cmd", child_command)  # noqa: B010 - a private name
     if cfg.stages is None:
         run(cfg)
     else:
-        run_stages(cfg)
+        run_stages(cfg, run)
+
+
+@hydra_main("train", prepare=continued, before=check_folder)
+def command(cfg: DictConfig) -> None:
+    """Run, and end in one line if a signal says so."""
+    try:
+        run_job(cfg)
+    except Stopped as stopped:
+        if is_child_process():
+            sys.exit(0)  # the main process speaks for all, and takes no other code well
+        print(describe_stop(stopped, cfg), file=sys.stderr, flush=True)
+        stopped.is_reported = True
+        raise
+
+
+def main() -> None:
+    """Run the command line, which SIGTERM and Ctrl-C stop between two steps."""
+    with STOP.caught():
+        try:
+            command()
+        except Stopped as stopped:
+            if not stopped.is_reported:
+                print(f"stopped by {stopped.by}: nothing to save yet", file=sys.stderr, flush=True)
+            raise
 
 
 if __name__ == "__main__":

@@ -2,16 +2,17 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from frametx.data.trained_on import TrainedOn
 from frametx.training.step_batch import StepBatch
+from frametx.training.stopping import StopBetweenSteps, Stopped
 
 
 class Ema(EMAWeightAveraging):
@@ -31,6 +32,19 @@ class Ema(EMAWeightAveraging):
     def __init__(self, *, decay: float, start_step: int) -> None:
         super().__init__(use_buffers=False, decay=decay, update_starting_at_step=start_step)
         self.start_step = start_step
+        self._is_swapped = False
+
+    def _swap_models(self, pl_module: L.LightningModule) -> None:
+        """Note who has the average."""
+        super()._swap_models(pl_module)
+        self._is_swapped = not self._is_swapped
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the module its own weights back if validation was broken off, for what saves it."""
+        if self._is_swapped:
+            self._swap_models(pl_module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the average to where the module now is, but for what it shares with it."""
@@ -163,7 +177,7 @@ class Throughput(Callback):
 class LastCheckpoint(Checkpoint):
     """Keeps one file from which a run resumes: rewritten every so often and at the end.
 
-    Written between two steps only, when nothing is half done, under a temporary name first.
+    Written between two steps only, when nothing is half done.
     Lightning's own `save_last` writes once more after the average has replaced the weights, and a
     run resumed from that file would not be the same run.
 
@@ -175,6 +189,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, *, path: str, every_n_steps: int) -> None:
         self.path = path
         self.every_n_steps = every_n_steps
+        self._repeats_validation = False
 
     def on_train_batch_end(
         self,
@@ -184,14 +199,44 @@ class LastCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save at every n-th step and at the last one."""
+        """Save at every n-th step, at the last one, and where a signal ends the run."""
+        stopped = stopped_by(trainer)
         is_last = trainer.global_step == trainer.max_steps or trainer.should_stop
-        if is_last or cast(Any, pl_module).position % self.every_n_steps == 0:
+        position = cast(Any, pl_module).position
+        if is_last or stopped is not None or position % self.every_n_steps == 0:
             trainer.save_checkpoint(self.path)
+        if stopped is not None:
+            stopped.saved = self._saved(trainer, position)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """A SIGTERM is raised between two steps: save there."""
-        if isinstance(exception, SIGTERMException):
+        """Save the step before a validation that was broken off by a signal."""
+        agreed = stopped_by(trainer)
+        if agreed is not None and agreed is exception and trainer.validating and not agreed.saved:
+            self._repeats_validation = True
             trainer.save_checkpoint(self.path)
+            agreed.saved = self._saved(trainer, cast(Any, pl_module).position)
+
+    def _saved(self, trainer: L.Trainer, position: int) -> tuple[str, int] | None:
+        """Where the state lies, unless there was no room for it."""
+        failed = getattr(trainer.strategy.checkpoint_io, "failed", {})
+        return None if Path(self.path) in failed else (self.path, position)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let a resumed run begin with the validation that was broken off."""
+        if self._repeats_validation:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            before = progress["total"]["completed"] - progress["current"]["completed"]
+            progress["current"] = dict.fromkeys(progress["current"], 0)
+            # What Lightning takes for an evaluation that was interrupted in a batch.
+            begun, ended = ("ready", "started"), ("processed", "completed")
+            progress["total"] = dict.fromkeys(begun, before + 1) | dict.fromkeys(ended, before)
+
+
+def stopped_by(trainer: L.Trainer) -> Stopped | None:
+    """What all devices have agreed to stop for."""
+    found = (c.stopped for c in cast(Any, trainer).callbacks if isinstance(c, StopBetweenSteps))
+    return next(found, None)

@@ -5,7 +5,6 @@ instantiated. Members of an ensemble are built by `frametx.stored_config` and ha
 objects.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from frametx.checkpoint import (
 )
 from frametx.nn.low_rank import has_adapters
 from frametx.training.initialisation import initialise
+from frametx.training.stopping import is_child_process
 
 MAX_STEPS = 1 << 53  # of a counter
 
@@ -46,11 +46,6 @@ class Member:
     config: dict[str, Any]
     weights: Mapping[str, Tensor]
     is_own: bool
-
-
-def is_child_process() -> bool:
-    """Whether Lightning started this process for a further device."""
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
 def _print_once(text: str) -> None:

@@ -1,0 +1,1 @@
+"""What a training run is: its folder, how it goes on, its stages, its processes."""
