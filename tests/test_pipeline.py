@@ -3,7 +3,7 @@ import json
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -445,11 +445,39 @@ def test_the_python_interface_takes_files_arrays_and_tensors(tmp_path: Path, ckp
         (mixture.numpy()[None], "give channels x samples"),
         (mixture[:, :0], "give channels x samples"),
         (mixture * float("nan"), "not finite"),
+        (mixture.numpy().T, r"got shape \(3000, 2\); transpose it"),
+        (torch.zeros(0, 16_000), "holds no samples"),
     ):
         with pytest.raises(ValueError, match=message):
             separator.separate(bad, sample_rate=RATE)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    with pytest.raises(ValueError, match=r"sample_rate=8000\.5 must be a whole number"):
+        separator.separate(mixture, sample_rate=8_000.5)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    with pytest.raises(ValueError, match="block 1 has 1 channels"):
+        list(separator.stream(lambda: [mixture, mixture[:1]], sample_rate=RATE))
     with pytest.raises(ValueError, match="need their rate"):
         separator.separate(mixture)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def test_pcm_is_separated_as_its_file_is(tmp_path: Path, ckpt: Path) -> None:
+    song = tmp_path / "song.wav"
+    sf.write(song, noise(2, 3_000).clip(-1, 1).T.numpy(), RATE, subtype="PCM_16")
+    separator = frametx.load(ckpt, device="cpu")
+    pcm = sf.read(song, dtype="int16")[0].T
+    expected, found = separator.separate(song), separator.separate(pcm, sample_rate=RATE)
+    for stem in separator.stems:
+        np.testing.assert_array_equal(found[stem], expected[stem])
+
+
+def test_stems_that_are_not_finite_are_an_error_in_python_too(ckpt: Path) -> None:
+    separator = frametx.load(ckpt, device="cpu")
+    broken = separator.stream
+
+    def stream(read: Callable[[], Iterable[Tensor]], *, sample_rate: int) -> Iterator[Tensor]:
+        yield from (block * float("inf") for block in broken(read, sample_rate=sample_rate))
+
+    separator.stream = stream
+    with pytest.raises(ValueError, match="the model returned samples that are not finite"):
+        separator.separate(noise(2, 3_000), sample_rate=RATE)
 
 
 def test_loading_refuses_what_cannot_be_done(ckpt: Path) -> None:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frametx.audio.io import probe, read_blocks
+from frametx.audio.samples import as_mixture, checked_blocks, checked_rate
 from frametx.audio.stem_order import StreamOrder
 from frametx.audio.stft import Stft
 from frametx.audio.stft_stream import InverseStftStream, StftStream
@@ -159,7 +160,19 @@ class Pipeline:
             read: starts reading the song: consecutive blocks with the same C. It is called once,
                 or twice with `faithful`, which must know the song's peak first.
             sample_rate: of the song, Hz.
+
+        Raises:
+            ValueError: if a block is not channels x samples, is not finite, or has other channels
+                than the first; or if the rate is not a whole number of Hz.
         """
+        rate = checked_rate(sample_rate)
+        if not callable(read):
+            raise ValueError("stream needs a function that starts reading: lambda: blocks")
+        yield from self._streamed(lambda: checked_blocks(read()), rate)
+
+    def _streamed(
+        self, read: Callable[[], Iterator[Float[Tensor, "C _"]]], sample_rate: int
+    ) -> Iterator[Stems]:
         if self._original is not None:
             yield from self._original.stream(read, sample_rate=sample_rate)
             return
@@ -195,8 +208,9 @@ class Pipeline:
         """The stems of a song that fits into memory, by name.
 
         Args:
-            mixture: the path of an audio file; or samples, channels x samples or samples alone,
-                of full scale 1.
+            mixture: the path of an audio file; or samples, channels x samples or samples alone.
+                Floats have full scale 1; uint8, int8, int16 and int32 are PCM and are divided by
+                their full scale.
             sample_rate: of samples, Hz; a file says its own.
 
         Returns:
@@ -205,25 +219,21 @@ class Pipeline:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file is bad, or samples are not finite, have no rate or other
-                dimensions.
+            ValueError: if the file is bad; if samples are empty, not finite, beyond 1e30, of
+                another type, without a rate, or not channels x samples; or if the model returns
+                samples that are not finite.
         """
         if isinstance(mixture, str | Path):
             path = Path(mixture)
             rate = probe(path).sample_rate
-            stems = self.estimates(lambda: read_blocks(path, block_samples=BLOCK_SAMPLES), rate)
-            return {name: stem.numpy() for name, stem in zip(self.stems, stems, strict=True)}
-        if sample_rate is None or sample_rate < 1:
-            raise ValueError(f"sample_rate={sample_rate}: samples need their rate, in Hz")
-        given = torch.as_tensor(mixture)
-        if given.ndim not in (1, 2) or not given.shape[-1]:
-            raise ValueError(
-                f"a mixture of shape {tuple(given.shape)}: give channels x samples, or samples"
+            stems = self._finite(
+                self.estimates(lambda: read_blocks(path, block_samples=BLOCK_SAMPLES), rate)
             )
-        samples = given.detach().cpu().float().reshape(-1, given.shape[-1])
-        if not torch.isfinite(samples).all():
-            raise ValueError("the mixture holds samples that are not finite")
-        found = self.estimates(lambda: samples.split(BLOCK_SAMPLES, dim=1), sample_rate)
+            return {name: stem.numpy() for name, stem in zip(self.stems, stems, strict=True)}
+        given = as_mixture(mixture)
+        samples = given.reshape(-1, given.shape[-1])
+        rate = checked_rate(sample_rate)
+        found = self._finite(self.estimates(lambda: samples.split(BLOCK_SAMPLES, dim=1), rate))
         found = found.reshape(len(found), *given.shape)
         if isinstance(mixture, Tensor):
             moved = found.to(mixture.device)
@@ -233,8 +243,21 @@ class Pipeline:
     def estimates(
         self, read: Callable[[], Iterable[Tensor]], sample_rate: int
     ) -> Float[Tensor, "S C L"]:
-        """All stems of a song that fits into memory; see `stream`."""
-        return torch.cat(list(self.stream(read, sample_rate=sample_rate)), dim=2)
+        """All stems of a song that fits into memory; see `stream`.
+
+        Raises:
+            ValueError: if nothing is read; and as `stream` does.
+        """
+        blocks = list(self.stream(read, sample_rate=sample_rate))
+        if not blocks:
+            raise ValueError("the mixture holds no samples")
+        return torch.cat(blocks, dim=2)
+
+    @staticmethod
+    def _finite(stems: Tensor) -> Tensor:
+        if not torch.isfinite(stems).all():
+            raise ValueError("the model returned samples that are not finite: try precision=fp32")
+        return stems
 
     def _views_of(self, member: Separator) -> list[View]:
         options = self.options
