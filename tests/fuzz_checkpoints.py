@@ -107,7 +107,7 @@ def change_tree(tree: Any, draw: random.Random) -> None:
         owner.append(draw.choice(VALUES))
 
 
-def change_weights(weights: dict[str, torch.Tensor], draw: random.Random) -> None:
+def change_weights(weights: dict[str, Any], draw: random.Random) -> None:
     """Another shape, type or name of one weight, or one that is missing."""
     name = draw.choice(list(weights))
     value = weights.pop(name)
@@ -182,8 +182,9 @@ def write(folder: Path, number: int) -> Path:
         change_bytes(path, draw)
         return path
     path = folder / draw.choice(["x.ckpt", "x.pth"])
-    weights = {f"separator.{k}": v for k, v in separator.state_dict().items()}
+    weights: dict[str, Any] = {f"separator.{k}": v for k, v in separator.state_dict().items()}
     stored: dict[str, Any] = {**copy.deepcopy(STATE), "frametx": copy.deepcopy(made_by)}
+    kind = 0.0
     for _ in range(draw.randrange(1, 3)):
         kind = draw.random()
         if kind < 0.5:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -244,7 +245,7 @@ def test_a_command_refuses_a_hostile_checkpoint_in_one_line(
 ) -> None:
     config = {**ENSEMBLES[0], "members": [CALLS[0], CALLS[0]]}
     path = written(tmp_path / "evil.ckpt", config, weights)
-    soundfile.write(tmp_path / "x.wav", [0.0] * 100, 16_000)
+    soundfile.write(tmp_path / "x.wav", np.zeros(100), 16_000)
     arguments = {
         "separate": [f"ckpt={path}", "input=x.wav"],
         "train": ["model=neural_ensemble", f"init_from={path}", "data=folders"],
