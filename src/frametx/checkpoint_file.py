@@ -90,6 +90,25 @@ def read(path: Path, *, numbers: bool = True, also: Iterable[str] = ()) -> Any:
         raise DamagedError(f"{path} is no checkpoint: it does not begin as one")
 
 
+def check(path: Path, *, also: Iterable[str] = ()) -> None:
+    """See that a file of torch is whole, and names no globals but some; see `read`.
+
+    For a file that holds classes besides tensors, for which the caller has stand-ins.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not so.
+    """
+    with path.open("rb") as file:
+        is_zip = file.read(len(_ZIP)) == _ZIP
+    with _one_line(path):
+        if is_zip:
+            _checked_zip(path, numbers=True, also=set(also))
+        else:
+            with path.open("rb") as file:
+                _check_pickles(path, file, set(also), count=5)
+
+
 def is_whole(path: Path) -> bool:
     """Whether everything in a file can be read and has its right sum."""
     try:
@@ -126,6 +145,18 @@ def _short(error: BaseException) -> str:
 
 
 def _read_zip(path: Path, *, numbers: bool, also: set[str]) -> Any:
+    entries = _checked_zip(path, numbers=numbers, also=also)
+    outline = torch.load(path, map_location="meta", weights_only=True)
+    # what torch takes a storage's size from is the pickle; what it reads is the entry
+    sizes = _sizes_by_offset(path, entries)
+    _check_tree(path, outline, file_size=path.stat().st_size, sizes=sizes)
+    if not numbers:
+        return outline
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _checked_zip(path: Path, *, numbers: bool, also: set[str]) -> list[ZipInfo]:
+    """The entries of a zip that is whole and whose pickle names nothing but tensors."""
     entries = _checked_directory(path)
     with ZipFile(path) as archive:
         pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
@@ -138,13 +169,7 @@ def _read_zip(path: Path, *, numbers: bool, also: set[str]) -> Any:
             )
         _check_sums(path, archive, entries if numbers else pickles)
         _check_pickles(path, io.BytesIO(archive.read(pickles[0])), also, count=1)
-    outline = torch.load(path, map_location="meta", weights_only=True)
-    # what torch takes a storage's size from is the pickle; what it reads is the entry
-    sizes = _sizes_by_offset(path, entries)
-    _check_tree(path, outline, file_size=path.stat().st_size, sizes=sizes)
-    if not numbers:
-        return outline
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return entries
 
 
 def _read_pickles(path: Path, *, numbers: bool, also: set[str]) -> Any:

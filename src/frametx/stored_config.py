@@ -35,8 +35,9 @@ _SEPARATORS = (
     "frametx.waveform_separator.WaveformSeparator",
     "frametx.neural_ensemble.NeuralEnsemble",
 )
-_OF_SPECTROGRAMS = tuple(f"frametx.models.{name}" for name in SPECTROGRAM_NETWORKS)
-_OF_WAVEFORMS = tuple(f"frametx.models.{name}" for name in WAVEFORM_NETWORKS)
+_LAYERS = tuple(f"torch.nn.{name}" for name in ("Conv1d", "Conv2d", "Identity", "Threshold"))
+_OF_SPECTROGRAMS = (*(f"frametx.models.{name}" for name in SPECTROGRAM_NETWORKS), *_LAYERS)
+_OF_WAVEFORMS = (*(f"frametx.models.{name}" for name in WAVEFORM_NETWORKS), *_LAYERS)
 _STFT = ("frametx.audio.stft.Stft",)
 _BANDS = ("frametx.nn.dense_unet.DenseUNet",)
 _PLACES: dict[str, dict[str, tuple[str, ...]]] = {

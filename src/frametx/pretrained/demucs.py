@@ -21,6 +21,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from frametx import checkpoint_file
 from frametx.pretrained.published import UNREADABLE, Pretrained, no_code
 
 PUBLISHED = ("htdemucs", "htdemucs_ft", "htdemucs_6s")
@@ -297,25 +298,40 @@ def _read_network(path: Path) -> Stored:
     """
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    from demucs.htdemucs import HTDemucs
-
     checksum = path.stem.partition("-")[2]
     if checksum and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(checksum):
         raise ValueError(f"{path} is damaged: its checksum is not the one in its name")
+    stand_ins = [(_the_class, _CLASS), (_fraction, "fractions.Fraction")]
     try:
-        with no_code(HTDemucs, Fraction):
+        checkpoint_file.check(path, also=("demucs.htdemucs HTDemucs", "fractions Fraction"))
+        with no_code(), torch.serialization.safe_globals(stand_ins):
             package = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except (*UNREADABLE, ValueError, TypeError) as error:
         raise ValueError(
             f"{path}: refused, because it is damaged, or holds code, or another network than "
             "HTDemucs: only HTDemucs is read"
         ) from error
     is_whole = isinstance(package, dict) and {"args", "kwargs", "state"} <= package.keys()
-    if not is_whole or package.get("klass") is not HTDemucs:
+    if not is_whole or package.get("klass") is not _the_class:
         raise ValueError(f"{path} holds no HTDemucs as the demucs package stores it")
     if any(not isinstance(value, Tensor) for value in package["state"].values()):
         raise ValueError(f"{path} holds quantised weights: only plain ones are read")
     return _stored(package["args"], package["kwargs"], package["state"])
+
+
+def _the_class() -> None:
+    """Stand in for the package's class, which a file names and may not call."""
+
+
+def _fraction(numerator: int, denominator: int) -> Fraction:
+    """A fraction of two numbers; of a text, `1e999999999` would take all memory.
+
+    Raises:
+        ValueError: if they are no whole numbers.
+    """
+    if type(numerator) is not int or type(denominator) is not int or denominator == 0:
+        raise ValueError("a fraction of other things than whole numbers")
+    return Fraction(numerator, denominator)
 
 
 def _read_safetensors(path: Path) -> Stored:
@@ -328,9 +344,11 @@ def _read_safetensors(path: Path) -> Stored:
     is_whole = {"args", "kwargs"} <= notes.keys()
     if not is_whole or notes.get("klass") != _CLASS or "structure" in notes:
         raise ValueError(f"{path} holds no HTDemucs as the demucs package stores it")
-    return _stored(
-        _decoded(json.loads(notes["args"])), _decoded(json.loads(notes["kwargs"])), weights
-    )
+    try:
+        arguments, named = (_decoded(json.loads(notes[key])) for key in ("args", "kwargs"))
+    except (ValueError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} holds no HTDemucs as the demucs package stores it") from error
+    return _stored(arguments, named, weights)
 
 
 def _stored(
@@ -348,7 +366,7 @@ def _decoded(value: Any) -> Any:
     """JSON as the package writes it: fractions have a form of their own."""
     if isinstance(value, dict):
         if value.get("_type") == "fraction":
-            return Fraction(value["numerator"], value["denominator"])
+            return _fraction(value["numerator"], value["denominator"])
         return {key: _decoded(one) for key, one in value.items()}
     return [_decoded(one) for one in value] if isinstance(value, list) else value
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from frametx.pretrained.published import UNREADABLE, Pretrained, no_code
+from frametx import checkpoint_file
+from frametx.pretrained.published import Pretrained, no_code
 
 
 class Rates(NamedTuple):
@@ -198,8 +199,8 @@ def _read_folder(folder: Path) -> dict[str, Mapping[str, Tensor]]:
         if target in found:
             raise ValueError(f"{folder} holds {target} twice: keep one .pth of it")
         try:
-            found[target] = torch.load(path, map_location="cpu", weights_only=True)
-        except UNREADABLE as error:
+            found[target] = checkpoint_file.read(path)
+        except ValueError as error:
             raise ValueError(
                 f"{path}: refused, because it is damaged, or holds more than plain weights"
             ) from error
