@@ -38,6 +38,7 @@ FORMATS = (
     "ircam,loas,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,nut,ogg,oma,osq,qcp,rm,rso,shn,"
     "sox,tak,truehd,tta,voc,vqf,w64,wav,wsd,wtv,wv,xwma"
 )
+SKIP_MANUAL = 1 << 29  # FFmpeg's flag to leave the samples as they are decoded
 MOST_COMPLAINTS = 3  # of different kinds that are noted of one file
 
 Note = Callable[[str], None]
@@ -200,7 +201,11 @@ def _opened(wanted: Stream) -> Iterator[tuple["InputContainer", "AudioStream"]]:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise ValueError(f"{path}: holds no audio: {kinds} only")
         try:
-            yield container, container.streams.audio[wanted.number]
+            stream = container.streams.audio[wanted.number]
+            if container.format.name == "caf" and stream.codec_context.name == "alac":
+                # FFmpeg takes the end off twice: in the last packet, and by the count of samples.
+                stream.codec_context.flags2 |= SKIP_MANUAL
+            yield container, stream
         except (FFmpegError, IndexError) as error:  # the second: PyAV, of a stream that comes late
             raise ValueError(f"{path}: is damaged: {_reason(error)}") from error
 

@@ -5,6 +5,7 @@ Files that were joined end to end, and the links of an Ogg chain, are pieces of 
 front is passed over. What had to be put right, or cannot be had, is said in `notes`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,11 +20,35 @@ from frametx.audio.spans import Span
 Decoder = Literal["libsndfile", "ffmpeg", "either"]
 LONGEST_JUNK = 1 << 20  # bytes in front of a file's own beginning
 KEEP_WHAT_IS_THERE = "fetch or copy it anew, or keep what is there with: ffmpeg -i OLD NEW"
-EBML = b"\x1aE\xdf\xa3"
-ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+# How files begin that decoders stop at the end of: further ones may be joined to them.
+BEGINNINGS: tuple[tuple[re.Pattern[bytes], Decoder], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), decoder)
+    for decoder, patterns in (
+        (
+            "either",
+            (
+                rb"caff\x00\x01\x00\x00desc",
+                rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00",  # W64
+                rb"\.snd\x00\x00\x00[\x18-\xff].{4}\x00\x00\x00[\x01-\x1b]\x00[\x00-\x0b]",
+            ),
+        ),
+        (
+            "ffmpeg",
+            (
+                rb"RIFF.{4}AVI LIST",
+                rb"\x1aE\xdf\xa3.{1,56}?(?:webm|matroska)",
+                rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",  # ASF
+                rb"wvpk.{12}\x00{4}.{5}[\x08-\x0f\x18-\x1f\x28-\x2f\x38-\x3f]",
+                rb"TTA1[\x01-\x03]\x00[\x01-\x08]\x00",
+                rb"MAC [\x6e-\xff]\x0f",
+            ),
+        ),
+    )
+    for pattern in patterns
+)
 SNDFILE_MARKS = (b".snd", b"dns.", b"caff", b"riff", b"NIST", b"Crea", b"2BIT", b" paf", b"fap ")
 FFMPEG_MARKS = (
-    *(EBML, ASF, b"FLV\1", b".RMF", b"wvpk", b"MAC ", b"TTA1", b"TTA2", b"MPCK", b"MP+"),
+    *(b"\x1aE\xdf\xa3", b"FLV\1", b".RMF", b"wvpk", b"MAC ", b"TTA1", b"TTA2", b"MPCK", b"MP+"),
     *(b"tBaK", b"OFR ", b"ajkg", b"#!AMR", b"\x0bw", b"\x7f\xfe\x80\1", b"\0\0\1\xba", b"DSD "),
     *(b"FRM8", b"NUTc", b"\x06\x0e\x2b\x34"),
 )
@@ -93,15 +118,13 @@ def _look(data: mmap, at: int) -> Contents | None:
     if head[:5] == b"OggS\0":
         return _ogg(data, at)
     if head[4:8] == b"ftyp":
-        return _several(_mp4_places(data, at), at, len(data))
-    for mark in (EBML, ASF):
-        if head.startswith(mark):
-            return _several(_marked_places(data, mark, at), at, len(data))
+        return _several(_mp4_places(data, at), at, len(data), "ffmpeg")
+    for beginning, decoder in BEGINNINGS:
+        if beginning.match(head):
+            places = [found.start() for found in beginning.finditer(data, at)]
+            return _several(places, at, len(data), decoder)
     if at:
         return None
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        places = [place - 8 for place in _marked_places(data, b"AVI LIST", 8)]
-        return _several(places, 0, len(data))
     is_adts = head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xF6 == 0xF0
     is_stream = head[0:1] == head[188:189] == b"G" or head[4:5] == head[196:197] == b"G"
     if head.startswith(FFMPEG_MARKS) or is_adts or is_stream:
@@ -146,24 +169,12 @@ def _joined_note(num: int) -> tuple[str, ...]:
     return (f"holds {num} recordings one behind the other: all are read",) if num > 1 else ()
 
 
-def _several(places: Sequence[int], begin: int, end: int) -> Contents:
-    """One or more containers for FFmpeg."""
+def _several(places: Sequence[int], begin: int, end: int, decoder: Decoder) -> Contents:
+    """A file that begins at one or more places."""
     if len(places) < 2:
-        return Contents((Piece(spans=((begin, end),) if begin else (), decoder="ffmpeg"),))
-    pairs = pairwise([*places, end])
-    pieces = tuple(Piece(spans=(pair,), decoder="ffmpeg") for pair in pairs)
+        return Contents((Piece(spans=((begin, end),) if begin else (), decoder=decoder),))
+    pieces = tuple(Piece(spans=(pair,), decoder=decoder) for pair in pairwise([*places, end]))
     return Contents(pieces, _joined_note(len(pieces)))
-
-
-def _marked_places(data: mmap, mark: bytes, at: int) -> list[int]:
-    """Where a container begins: by its mark, and for Matroska by the name of its kind nearby."""
-    places: list[int] = []
-    while (at := data.find(mark, at)) >= 0:
-        head = data[at : at + 64]
-        if mark != EBML or b"webm" in head or b"matroska" in head:
-            places.append(at)
-        at += len(mark)
-    return places
 
 
 def _mp4_places(data: mmap, at: int) -> list[int]:
@@ -194,7 +205,12 @@ def _riff(data: mmap, begin: int) -> Contents:
 def _sheet(data: mmap, sheet: riff.Sheet, *, is_plain: bool) -> Contents:
     behind = sheet.samples + sheet.num_bytes
     if sheet.is_mpeg:
-        return _mpeg(data, sheet.samples, behind) or Contents((Piece(),))
+        found = _mpeg(data, sheet.samples, behind)
+        if found is None or is_plain:
+            return found or Contents((Piece(),))
+        # Where files are joined, libsndfile's count of an MP3 would have to be exact.
+        pieces = tuple(replace(piece, decoder="ffmpeg") for piece in found.pieces)
+        return replace(found, pieces=pieces)
     if sheet.missing >= sheet.block:
         raise ValueError(
             f"cut short, {sheet.missing} bytes of its samples are missing: {KEEP_WHAT_IS_THERE}"
