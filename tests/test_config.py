@@ -163,7 +163,7 @@ def test_the_users_own_folder_is_searched_too_by_the_real_command(tmp_path: Path
     )
     arguments = ["--config-dir", "mine", "--cfg", "job", "experiment=short"]
     command = [sys.executable, "-m", "frametx.train", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "max_steps: 7" in done.stdout
 
