@@ -6,8 +6,20 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
 
-from frametx.config import conf_dir, each_sweep_value_once, folder_as_data, quote_path, stems_of
+from frametx.config import (
+    conf_dir,
+    each_sweep_value_once,
+    flags_first,
+    folder_as_data,
+    overrides_in,
+    quote_path,
+    stems_of,
+)
+from frametx.data.synthetic import write_synthetic_libraries
 from frametx.train import main
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
@@ -15,6 +27,7 @@ OTHER_STEMS = {
     **{name: ["speaker_1", "speaker_2"] for name in ("sepformer_wsj0", "demo_speakers")},
     **{name: ["speech", "rest"] for name in ("speech_denoising", "demo_denoising")},
 }
+LOSSES = sorted(path.stem for path in (conf_dir() / "loss").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
 
@@ -118,6 +131,15 @@ def test_every_experiment_composes(experiment: str, tmp_path: Path) -> None:
             "optimizer.lrr is no key: did you mean optimizer.lr?",
         ),
         (["-m", "model=asym_unet_mct,nothing"], "model=nothing is unknown"),
+        (
+            ["data=tracks", "data.root=a", "data.held_out_mixtures=3"],
+            "data.held_out_mixtures is no key with data=tracks: did you mean data.held_out?",
+        ),
+        (
+            ["optimizer=sgd", "optimizer.betas=[0.9,0.99]"],
+            "optimizer.betas is no key with optimizer=sgd: ",
+        ),
+        (["-m", "scheduler=halving,constant", "scheduler.power=2"], "with scheduler=halving: "),
         (["trainer.devices=64"], "trainer.devices=64"),
         (
             ["data=folders", "data.vocals=a", "data.instrumental=a"],
@@ -163,7 +185,7 @@ def test_the_users_own_folder_is_searched_too_by_the_real_command(tmp_path: Path
     )
     arguments = ["--config-dir", "mine", "--cfg", "job", "experiment=short"]
     command = [sys.executable, "-m", "frametx.train", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "max_steps: 7" in done.stdout
 
@@ -185,3 +207,54 @@ def test_the_library_of_any_stem_is_a_path() -> None:
     typed = "+data.drums=my (drums), 2"
     assert quote_path(typed) == typed
     assert quote_path(typed, ("drums", "bass")) == "+data.drums='my (drums), 2'"
+
+
+@pytest.mark.parametrize(
+    ("typed", "ordered"),
+    [
+        (["a=1", "-m"], ["-m", "a=1"]),
+        (["a=1", "--multirun", "b=2,3"], ["--multirun", "a=1", "b=2,3"]),
+        (["a=1", "--cfg", "job", "b=2"], ["--cfg", "job", "a=1", "b=2"]),
+        (["a=1", "-cd", "mine", "~b"], ["-cd", "mine", "a=1", "~b"]),
+        (["a=1", "--info", "b=2"], ["--info", "a=1", "b=2"]),
+        (["a=1", "--config-dir=mine"], ["--config-dir=mine", "a=1"]),
+    ],
+)
+def test_flags_may_stand_behind_overrides(typed: list[str], ordered: list[str]) -> None:
+    assert flags_first(typed) == ordered
+    assert overrides_in(typed) == [text for text in ordered if text[0] in "ab~"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_demo_takes_any_loss(loss: str, tmp_path: Path) -> None:
+    overrides = ["experiment=demo", f"loss={loss}", f"paths.output_dir={tmp_path}"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        assert isinstance(instantiate(compose("train", overrides=overrides).loss), nn.Module)
+
+
+def test_no_experiment_says_what_only_some_losses_understand() -> None:
+    """A file of loss/ does: experiments choose one, and another may be chosen over it."""
+    for path in (conf_dir() / "experiment").glob("*.yaml"):
+        assert "loss" not in OmegaConf.load(path), path
+
+
+def test_what_a_class_does_not_take_is_told_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tones = {stem: tmp_path / stem for stem in ("vocals", "instrumental")}
+    write_synthetic_libraries(tmp_path, seconds=1.0, num_files=2, sample_rate=16_000, seed=0)
+    data = ["data=folders", *(f"data.{stem}={path}" for stem, path in tones.items())]
+    data += [f"paths.cache_dir={tmp_path}", "data.num_workers=0"]
+    for override, key, option in (
+        ("+loss.terms=1", "loss: ", "'terms'"),
+        ("+scheduler.no=1", "scheduler: ", "'no'"),
+        ("+optimizer.momentum=1", "optimizer: ", "'momentum'"),
+    ):
+        small = ["model=asym_unet_mct_tiny", "audio=16k_mono", "test=false"]
+        code, error = run_in_place(monkeypatch, capfd, *data, *small, override)
+        assert code == 2, error
+        (line,) = error.strip().splitlines()
+        assert line.startswith("error: ")
+        assert key in line
+        assert f"unexpected keyword argument {option}: take that key out" in line

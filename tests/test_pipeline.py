@@ -523,7 +523,7 @@ def test_loading_and_separating_needs_neither_hydra_nor_lightning(ckpt: Path) ->
         "print(json.dumps(loaded + [name for name in never if name in sys.modules]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600
     )
     assert json.loads(done.stdout) == []
 

@@ -62,6 +62,7 @@ def train(cfg: DictConfig) -> Path | None:
     """
     quieten_lightning()
     check_trainer(cfg)
+    settings = settings_of(cfg)  # before instantiate, which fills interpolations in
     resumed = checkpoint_to_resume(cfg)
     members = members_of_ensemble(cfg, resumed)
     L.seed_everything(cfg.seed, workers=True)
@@ -80,12 +81,12 @@ def train(cfg: DictConfig) -> Path | None:
     if members:
         load_members(module.separator.members, members, resumed=resumed)
     check_adapters(cfg, module.separator, resumed)
-    say_differences(cfg, module, data, resumed)
+    say_differences(cfg, module, data, settings, resumed)
     keep_metrics(Path(cfg.paths.output_dir))
     trainer = make_trainer(cfg)
     before = heard_before(cfg, resumed)
     cast(Any, trainer).callbacks.insert(
-        0, Recipe(recipe=recipe_of(cfg, members), heard_before=before)
+        0, Recipe(recipe=recipe_of(cfg, members, settings), heard_before=before)
     )
     check_curriculum(data.curriculum, trainer)
     warn_of_missing_past(module.separator, data.curriculum)
@@ -93,7 +94,9 @@ def train(cfg: DictConfig) -> Path | None:
     return best_checkpoint(cfg) if trainer.is_global_zero else None
 
 
-def say_differences(cfg: DictConfig, module: Any, data: Any, resumed: str | None) -> None:
+def say_differences(
+    cfg: DictConfig, module: Any, data: Any, settings: dict[str, Any], resumed: str | None
+) -> None:
     """Print what is new about a run that goes on, a line each.
 
     Raises:
@@ -101,18 +104,19 @@ def say_differences(cfg: DictConfig, module: Any, data: Any, resumed: str | None
     """
     if resumed is None:
         return
-    lines = check_resumed(
-        resumed, cfg, module, data, read_checkpoint(resumed, also=own_targets(cfg))
-    )
+    stored = read_checkpoint(resumed, also=own_targets(cfg))
+    lines = check_resumed(resumed, cfg, module, data, stored, settings)
     if not is_child_process():
         for line in lines:
             print(line, flush=True)
 
 
-def recipe_of(cfg: DictConfig, members: Sequence[Member]) -> dict[str, Any]:
+def recipe_of(
+    cfg: DictConfig, members: Sequence[Member], settings: dict[str, Any]
+) -> dict[str, Any]:
     """What the checkpoints of a run say about themselves."""
     config = stored_config(cfg, members)
-    made_by = recipe(config, model=model_name(cfg)) | {"settings": settings_of(cfg)}
+    made_by = recipe(config, model=model_name(cfg)) | {"settings": settings}
     if cfg.pretraining is not None:
         made_by["pretraining"] = str(cfg.pretraining.task._target_).rpartition(".")[2]
     return made_by

@@ -72,7 +72,12 @@ def _holds_path(value: Any) -> bool:
 
 
 def check_resumed(
-    path: str, cfg: DictConfig, module: Any, data: Any, stored: Mapping[str, Any]
+    path: str,
+    cfg: DictConfig,
+    module: Any,
+    data: Any,
+    stored: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> list[str]:
     """Compare a run with the one that a checkpoint is of; returns a line for each difference.
 
@@ -82,6 +87,7 @@ def check_resumed(
         module: of training, whose optimisers are made as they will be.
         data: whose fingerprint is compared.
         stored: contents of the checkpoint.
+        settings: of the run.
 
     Raises:
         ValueError: for a difference that no run can go on with, in one line with the way out.
@@ -93,7 +99,7 @@ def check_resumed(
     optimizers = module.configure_optimizers()[0]
     changed = _check_optimizers(stored.get("optimizer_states", []), optimizers, cfg, path)
     if recipe.get("settings") is not None:
-        changed = differences(recipe["settings"], settings_of(cfg))
+        changed = differences(recipe["settings"], settings)
     here, there = data.fingerprint, recipe.get("data_fingerprint") or data.fingerprint
     if here != there:
         changed.append(

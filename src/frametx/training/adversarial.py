@@ -204,8 +204,9 @@ class AdversarialSeparationModule(L.LightningModule):
                     generator, weight_decay=self.weight_decay, layer_decay=self.layer_decay
                 ),
             ),
-            self.discriminator_optimizer(
-                parameter_groups(self.discriminator, weight_decay=self.weight_decay)
+            optimizer_of(
+                self.discriminator_optimizer,
+                parameter_groups(self.discriminator, weight_decay=self.weight_decay),
             ),
         ]
         return optimizers, [scheduled(optimizer, self.scheduler) for optimizer in optimizers]

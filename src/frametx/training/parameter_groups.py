@@ -57,8 +57,15 @@ def parameter_groups(
 def optimizer_of(
     make: Callable[[Iterable[dict[str, Any]]], Optimizer], groups: Iterable[dict[str, Any]]
 ) -> Optimizer:
-    """An optimiser for these groups, each with its share of the full rate."""
-    optimizer = make(groups)
+    """An optimiser for these groups, each with its share of the full rate.
+
+    Raises:
+        ValueError: if it does not take an option that it is given.
+    """
+    try:
+        optimizer = make(groups)
+    except TypeError as error:
+        raise ValueError(f"optimizer: {error}: take that key out, or choose another") from error
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("lr_factor", 1.0)
     return optimizer
