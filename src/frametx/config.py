@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from frametx.data.files import SUFFIXES
+from frametx.printable import printable
 
 USER_ERRORS = (
     ValueError,
@@ -184,8 +185,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(root, MissingMandatoryValue):
         return f"{root.full_key or root.key} must be given: add {root.full_key or root.key}=..."
     if isinstance(root, OSError) and root.filename is not None:
-        return f"{root.filename}: {root.strerror}"
-    return " ".join(str(root).split())
+        return printable(f"{root.filename}: {root.strerror}")
+    return printable(" ".join(str(root).split()))
 
 
 def stems_of(arguments: Sequence[str], config_name: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ ValueError of one line that begins with the file's path.
 import errno
 import io
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from frametx.audio.container import CONTAINER_SUFFIXES, probe_container, read_container
+from frametx.unfinished import part_beside
 
 INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 UNBOUNDED = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")  # keep values beyond +-1
@@ -146,12 +146,6 @@ def read_blocks(path: Path | str, *, block_samples: int) -> Iterator[Float[Tenso
         tolerated = file.samplerate if file.format == "MP3" else 0
         if at + tolerated < file.frames:
             raise ValueError(f"{path}: cut short, ends at sample {at} of {file.frames}")
-
-
-def part_beside(path: Path) -> Path:
-    """A name for a file while it is not whole: hidden, and no other writer's."""
-    # Short, so that it is a name wherever the final one is.
-    return path.with_name(f".{os.getpid():x}-{secrets.token_hex(4)}.part")
 
 
 class AudioWriter:
