@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from frametx import app_studio
-from frametx.app import NO_REQUESTS, choose_port, is_loopback, main, url
+from frametx.app import NO_REQUESTS, choose_port, main, url
+from frametx.app_addresses import is_loopback
 from frametx.app_picture import LOWEST_HZ, NUM_ROWS, Spectrogram, in_rows, save_spectrograms
 from frametx.app_sessions import (
     Sessions,
@@ -475,6 +476,8 @@ def test_progress_is_told_in_seconds_done_in_all_and_left() -> None:
     assert 'value="25.0"' in said
     assert "25 %: 30 s of 120 s, about 2 min left" in said
     assert "left" not in progress_html(Progress(done_s=0, total_s=120, spent_s=0))
+    early = Progress(done_s=30, total_s=120, spent_s=50, least_s=33)
+    assert "left" not in progress_html(early)
     beyond = Progress(done_s=130, total_s=120, spent_s=50)
     assert (beyond.fraction, beyond.left_s) == (1, 0)
     assert [in_words(seconds) for seconds in (5, 300, 9000)] == ["5 s", "5 min", "2.5 h"]
@@ -757,7 +760,7 @@ def test_a_person_takes_a_song_apart_in_a_browser(
         page.get_by_label("best").check()
         separate.click()
         page.wait_for_function("() => document.querySelector('progress')?.value > 0")
-        assert re.search(r"\d+ %: \d+ s of 120 s, about .* left", status.inner_text())
+        status.get_by_text(re.compile(r"\d+ %: \d+ s of 120 s, about .* left")).wait_for()
         page.screenshot(path=tmp_path / "progress.png", full_page=True)
         began = time.monotonic()
         stop.click()

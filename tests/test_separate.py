@@ -5,8 +5,10 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import hydra
 import numpy as np
@@ -15,10 +17,11 @@ import soundfile as sf
 import torch
 from omegaconf import DictConfig
 
+from frametx.audio.io import probe
 from frametx.checkpoint import load_separator, save_separator
 from frametx.config import conf_dir, quote_path
 from frametx.execution import choose_device
-from frametx.separate import Estimate, Report, in_minutes, main, separate
+from frametx.separate import Estimate, Report, audio_seconds, in_minutes, main, separate
 from frametx.songs import Job, Song, plan
 from frametx.to_files import FileReport
 
@@ -265,6 +268,37 @@ def test_a_stopped_run_keeps_what_is_finished_and_nothing_else(
     assert [str(path) for path in left] == ["a/instrumental.wav", "a/vocals.wav"]
 
 
+def test_what_a_killed_run_left_is_gone_after_the_next(
+    tmp_path: Path, ckpt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sf.SoundFile(tmp_path / "a.flac", "w", 16_000, 1) as file:
+        for _ in range(600):
+            file.write(np.zeros(16_000))
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, "-m", "frametx.separate", f"ckpt={ckpt}", "output=out", "input=-"]
+    with (tmp_path / "a.flac").open("rb") as piped:
+        run = subprocess.Popen(
+            [*command, "chunk_seconds=0.1", "overlap=0.9", "batch_size=1", "device=cpu"],
+            cwd=tmp_path,
+            stdin=piped,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        )
+        while not list(tmp_path.glob("out/stdin/.*.part")):
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.kill()
+        run.wait()
+    assert list((tmp_path / "tmp").glob("frametx-*"))
+    (tmp_path / "out/stdin/.mine.part").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    short = song(tmp_path / "stdin.wav")
+    assert separate(config(ckpt=ckpt, input=short, output=tmp_path / "out")).exit_code == 0
+    left = {path.name for path in (tmp_path / "out/stdin").iterdir()}
+    assert left == {".mine.part", "instrumental.wav", "vocals.wav"}
+    assert not list((tmp_path / "tmp").glob("frametx-*"))
+
+
 @pytest.mark.slow
 def test_three_hours_take_the_memory_of_three_minutes(tmp_path: Path, ckpt: Path) -> None:
     rate = 16_000  # the model's own
@@ -294,10 +328,59 @@ def test_the_time_of_all_songs_is_estimated_once_from_what_was_seen(tmp_path: Pa
         tmp_path / "out",
     )
     estimate = Estimate(jobs)
-    told = [estimate.after(*now) for now in ((0, 0), (1, 20), (2, 21), (4, 26), (5, 40))]
+    moments = ((0, 0), (1, 20), (2, 21), (4, 26), (5, 40))
+    told = [estimate.once(estimate.pace(*now)) for now in moments]
     # 3 s of audio took 6 s; how long the first second took says nothing
     assert told == [None, None, None, "about 10 min for 5 min of audio in 30 file(s)", None]
     assert (in_minutes(89), in_minutes(5_000), in_minutes(9_000)) == ("89 s", "83 min", "2.5 h")
+
+
+def test_nothing_is_estimated_before_some_chunks_are_done(tmp_path: Path) -> None:
+    jobs = plan([Song(song(tmp_path / "a.wav", length=441_000), Path("a.wav"))], tmp_path / "out")
+    estimate = Estimate(jobs, least_s=3.0)
+    # A block of 1.5 s of a burst, and one of the next burst a minute later: 900 h for a long song.
+    moments = [(0, 0), (1.5, 60), (1.6, 60.1), (3.2, 120), (4.4, 120.1), (4.5, 180)]
+    assert [estimate.pace(*now) for now in moments] == [None] * 5 + [40.0]
+    assert estimate.pace(0, 0) is None  # the next song starts anew
+    assert estimate.pace(4, 9) is None
+
+
+def test_the_length_in_a_header_that_lies_is_not_believed(tmp_path: Path) -> None:
+    lying = song(tmp_path / "a.flac", length=16_000)
+    head = bytearray(lying.read_bytes())
+    head[21] |= 0x0F  # the upper 4 of 36 bits: how many samples there are
+    lying.write_bytes(head)
+    honest = song(tmp_path / "b.flac", length=160_000)
+    assert probe(lying).num_samples > 16_000 * 3600 * 24
+    jobs = plan([Song(path, Path(path.name)) for path in (lying, honest)], tmp_path / "out")
+    assert audio_seconds(jobs[0]) is None
+    assert audio_seconds(jobs[1]) == probe(honest).num_samples / probe(honest).sample_rate
+    assert (Estimate(jobs).once(2.0) or "").endswith("of audio in 1 file(s)")
+    assert Estimate(jobs[:1]).once(2.0) is None
+
+
+def test_a_name_cannot_turn_the_terminal(tmp_path: Path, ckpt: Path, capfd: Any) -> None:
+    song(tmp_path / "songs/evil\u202efdp\u2066.wav")
+    report = separate(config(ckpt=ckpt, input=tmp_path / "songs", output=tmp_path / "out"))
+    said = capfd.readouterr().out
+    assert report.exit_code == 0
+    assert "\u202e" not in said
+    assert "\u2066" not in said
+    assert r"evil\u202efdp\u2066.wav" in said
+
+
+def test_of_an_album_only_audio_is_copied(tmp_path: Path, ckpt: Path) -> None:
+    song(tmp_path / "a.wav")
+    song(tmp_path / "b.wav")
+    (tmp_path / "secret.wav").write_text("root:x:0:0")
+    (tmp_path / "zip.wav").write_bytes(b"PK\x03\x04" + bytes(99))
+    names = {"copy": ["b.wav", "secret.wav", "zip.wav"], "convert": ["a.wav"], "output": "done"}
+    (tmp_path / "album.json").write_text(json.dumps(names))
+    report = separate(config(ckpt=ckpt, input=tmp_path / "album.json"))
+    assert [file.status for file in report.files] == ["done", "copied", "failed", "failed"]
+    assert "is an archive: unpack it" in (report.files[3].reason or "")
+    assert report.exit_code == 1
+    assert not list((tmp_path / "done").rglob("*secret*"))
 
 
 def test_a_stop_is_no_failure_even_if_cleaning_up_fails_over_it(

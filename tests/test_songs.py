@@ -17,6 +17,7 @@ from frametx.songs import (
     find_songs,
     plan,
     read_album,
+    refuse_what_is_no_song,
     spool,
 )
 
@@ -223,6 +224,72 @@ def test_names_that_make_two_songs_one_are_refused() -> None:
     assert [str(each.path("bass")) for each in both] == ["out/a bass", "out/b bass"]
 
 
+@pytest.mark.parametrize(
+    "titles",
+    [(".", ".."), ("", " . ", "..."), ("a/b", "a:b"), ("x", "x\u200b", "\u202ex"), ("?", "*")],
+)
+def test_songs_whose_tags_differ_in_what_no_name_may_hold_stay_apart(titles: list[str]) -> None:
+    songs = [Song(Path(f"in/{n}.wav"), Path(f"{n}.wav")) for n in range(len(titles))]
+    for name in ("{title}/{stem}", "{artist} {title} ({stem})", "{song} {title}/{stem}"):
+        jobs = plan(
+            songs,
+            Path("out"),
+            name=name,
+            tags_of=lambda path: {"title": titles[int(path.stem)], "artist": "A"},
+        )
+        paths = {str(each.path("vocals")) for each in jobs}
+        assert len(paths) == len(titles)
+        assert all(path.startswith("out/") and ".." not in path.split("/") for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("evil\u202efdp.exe", "evilfdp.exe"),
+        ("a\u200bb\u2060c\ufeffd\u00ade", "abcde"),
+        ("\u2066left\u2069 \u200fright\u200e", "left right"),
+        ("two\u2028lines\x85x", "two lines x"),
+        ("a\x1b[2Jb", "a_[2Jb"),
+        ("half \ud800 a pair \udcff", "half _ a pair _"),
+        ("x\u200dy", "xy"),
+        ("\u3164", "_"),
+        ("👩\u200d🎤", "👩\u200d🎤"),
+        ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e"),
+        ("CON", "_CON"),
+        ("nul.txt", "_nul.txt"),
+        ("com1 .x", "_com1 .x"),
+        ("lpt²", "_lpt²"),
+        ("CONOUT$", "_CONOUT$"),
+        ("Concert", "Concert"),
+        ("dots...", "dots"),
+        ("..\\..\\x", "_.._x"),
+    ],
+)
+def test_a_name_out_of_tags_can_be_seen_and_is_one_on_every_system(
+    title: str, expected: str
+) -> None:
+    made = job("{title}/{stem}", {"title": title})
+    assert made.path("vocals") == Path("out") / expected / "vocals"
+
+
+@pytest.mark.parametrize("is_dangling", [False, True])
+def test_no_stem_goes_where_a_link_in_the_output_leads_out(
+    tmp_path: Path, is_dangling: bool
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if not is_dangling:
+        elsewhere.mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/live").symlink_to(elsewhere)
+    song = Song(Path("live/x.wav"), Path("live/x.wav"))
+    (made,) = plan([song], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"outside of output=.*out, where a link leads"):
+        made.path("vocals")
+    (tmp_path / "link").symlink_to(tmp_path / "out")  # the output itself may be one
+    (made,) = plan([Song(Path("x.wav"), Path("x.wav"))], tmp_path / "link")
+    assert made.path("vocals") == tmp_path / "link/x/vocals"
+
+
 def test_a_name_too_long_for_a_disk_is_shortened_and_stays_apart(tmp_path: Path) -> None:
     long = "ü" * 300
     song = Song(Path("a.wav"), Path("a.wav"))
@@ -301,12 +368,81 @@ def test_an_album_says_of_which_stem_a_song_is(tmp_path: Path) -> None:
             read_album(album(tmp_path, {"copy": wrong}))
 
 
-def test_an_album_may_name_files_elsewhere(tmp_path: Path) -> None:
-    (elsewhere,) = [tree(tmp_path / "other", "x.wav") / "x.wav"]
-    path = album(tmp_path / "lists", {"convert": [str(elsewhere), "../lists/a.flac"]})
-    read = read_album(path)
-    assert [str(song.below) for song in read.songs] == ["x.wav", "a.flac"]
-    assert read.output is None
+def test_an_album_names_files_of_its_folder_in_any_way(tmp_path: Path) -> None:
+    path = album(tmp_path / "lists", {"convert": [str(tmp_path / "lists/a.flac")]})
+    assert [str(song.below) for song in read_album(path).songs] == ["a.flac"]
+    (tmp_path / "link").symlink_to(tmp_path / "lists")
+    path.write_text(json.dumps({"convert": ["../lists/a.flac", "cd 2/../c.mp3"]}))
+    for way in (path, tmp_path / "link" / "album.json"):
+        read = read_album(way)
+        assert [str(song.below) for song in read.songs] == ["a.flac", "c.mp3"]
+        assert read.output is None
+
+
+@pytest.mark.parametrize("key", ["convert", "copy"])
+@pytest.mark.parametrize(
+    "name", ["{outside}", "../x.wav", "cd 2/../../x.wav", "link.wav", "linked/x.wav", "/etc/passwd"]
+)
+def test_an_album_takes_no_file_from_outside_its_folder(
+    tmp_path: Path, key: str, name: str
+) -> None:
+    outside = tree(tmp_path, "x.wav") / "x.wav"
+    path = album(tmp_path / "lists", {key: [name.format(outside=outside)]})
+    (tmp_path / "lists/link.wav").symlink_to(outside)
+    (tmp_path / "lists/linked").symlink_to(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"album\.json: {key} names .*not in the folder"
+    ) as caught:
+        read_album(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "output", ["/abs", "../up", "a/../../up", "~", "~/x", "C:\\x", "C:x", "\\x", "..\\x", "link/x"]
+)
+def test_an_album_writes_nowhere_but_below_its_folder(tmp_path: Path, output: str) -> None:
+    path = album(tmp_path / "lists", {"convert": ["a.flac"], "output": output})
+    (tmp_path / "lists/link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="must be a folder below that of the list; for another"):
+        read_album(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.m3u", b"a.flac\n", "is a playlist: give the files that it lists"),
+        ("x.m3u8", "\ufeff#EXTM3U\nä.flac\n".encode(), "is a playlist"),
+        ("list", b"#EXTM3U\na.flac\n", "is a playlist"),
+        ("x.pls", b"[playlist]\nFile1=a.mp3\n", "is a playlist"),
+        ("x.xspf", b"<?xml version='1.0'?><playlist/>", "is a playlist"),
+        ("x.cue", b'FILE "a.flac" WAVE\n', "is a cue sheet: give the audio file that it names"),
+        ("x.CUE", '\ufeffFILE "a.flac" WAVE'.encode("utf-16-le"), "is a cue sheet"),
+        ("x.zip", b"PK\x03\x04" + bytes(99), "is an archive: unpack it"),
+        ("song.wav", b"PK\x03\x04" + bytes(99), "is an archive"),
+        ("x.rar", b"Rar!\x1a\x07\x01" + bytes(99), "is an archive"),
+        ("x.7z", b"7z\xbc\xaf\x27\x1c" + bytes(99), "is an archive"),
+        ("x.tar.gz", b"\x1f\x8b\x08" + bytes(99), "is an archive"),
+        ("x.tar", bytes(257) + b"ustar" + bytes(99), "is an archive"),
+        ("x.pdf", b"%PDF-1.7", "is a PDF, no sound"),
+        ("cover.jpg", b"\xff\xd8\xff\xe0" + bytes(99), "is a picture, no sound"),
+        ("notes.txt", b"la la la", "is a text, no sound"),
+    ],
+)
+def test_what_is_known_to_be_no_song_names_the_way_out(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said) as caught:
+        find_songs(str(tmp_path / name), tmp_path / "out")
+    assert str(caught.value).startswith(f"{tmp_path / name}: is ")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_by_its_name_alone_is_one_only_if_nothing_can_read_it(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(bytes(99))
+    assert found(tmp_path / "x.zip", tmp_path / "out") == ["x.zip"]
+    with pytest.raises(ValueError, match="is an archive"):
+        refuse_what_is_no_song(tmp_path / "x.zip", is_unreadable=True)
 
 
 @pytest.mark.parametrize(

@@ -4,23 +4,21 @@ It is served to this machine only, and neither the page nor the server asks anyb
 anything: no fonts, no scripts, no statistics.
 """
 
-import ipaddress
 import logging
 import os
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from omegaconf import DictConfig, ListConfig
 
+from frametx.app_addresses import is_loopback, own_addresses
 from frametx.app_studio import Studio
 from frametx.config import hydra_main
 from frametx.execution import choose_device
+from frametx.unfinished import clear_folders, temporary_folder
 
 FIRST_PORT, NUM_PORTS = 7860, 100
 NO_REQUESTS = {
@@ -36,7 +34,8 @@ def serve(cfg: DictConfig) -> None:
 
     Raises:
         FileNotFoundError: if what `cfg.ckpts` names is not there.
-        ValueError: if there is no checkpoint, no such device, or the port is taken.
+        ValueError: if there is no checkpoint, no such device, the port is taken, or nothing could
+            be uploaded.
         ModuleNotFoundError: if gradio is not installed.
     """
     listed = cfg.ckpts if isinstance(cfg.ckpts, ListConfig) else [cfg.ckpts]
@@ -44,20 +43,35 @@ def serve(cfg: DictConfig) -> None:
     device = choose_device(str(cfg.device))
     host = str(cfg.host)
     port = choose_port(host, None if cfg.port is None else int(cfg.port))
-    with working_folder() as folder:
+    max_bytes = upload_bytes(cfg.max_upload_gb)
+    allowed = [cfg.allowed_hosts] if isinstance(cfg.allowed_hosts, str) else cfg.allowed_hosts
+    allowed = [str(name) for name in allowed]
+    clear_folders()
+    with temporary_folder("app-") as name:
+        folder = Path(name)
         output = folder / "stems" if cfg.output is None else Path(str(cfg.output)).expanduser()
         studio = Studio(sources=sources, device=device, output=output)
         # Gradio reads these when it is imported.
         os.environ.update(NO_REQUESTS, GRADIO_TEMP_DIR=str(folder / "uploads"))
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it names each request to itself
         try:
+            from frametx.app_guard import Gate
             from frametx.app_page import CSS, Sessions, build_page, theme
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"the page needs the package {error.name}: pip install 'frametx[app]'"
+                f"the page needs the package {str(error.name).partition('.')[0]}: "
+                "pip install 'frametx[app]'"
             ) from error
         output.mkdir(parents=True, exist_ok=True)
         sessions = Sessions(is_kept=cfg.output is not None)
+        gate = Gate(
+            is_own=own_addresses(host, port, allowed),
+            port=port,
+            uploads=folder / "uploads",
+            max_bytes=max_bytes,
+            folder_of=sessions.folder_of,
+            forget=sessions.forget,
+        )
         page = build_page(studio, sessions)
         page.queue()
         page.launch(
@@ -69,7 +83,9 @@ def serve(cfg: DictConfig) -> None:
             prevent_thread_lock=True,
             ssr_mode=False,
             enable_monitoring=False,
-            allowed_paths=[str(output.absolute())],
+            allowed_paths=[str(output.absolute())],  # of which the gate gives each its own
+            max_file_size=max_bytes,
+            app_kwargs={"lifespan": gate.lifespan},
             footer_links=[],
             theme=theme(),
             css=CSS,
@@ -85,6 +101,19 @@ def serve(cfg: DictConfig) -> None:
             sessions.stop_all()
             studio.close(timeout_s=30)
             page.close(verbose=False)
+
+
+def upload_bytes(gigabytes: object) -> int:
+    """The size of the largest song in bytes.
+
+    Raises:
+        ValueError: if it is no number above 0.
+    """
+    if isinstance(gigabytes, bool) or not isinstance(gigabytes, int | float):
+        raise ValueError(f"max_upload_gb={gigabytes} must be a number of gigabytes, such as 1")
+    if not 1e-6 <= gigabytes <= 1e6:
+        raise ValueError(f"max_upload_gb={gigabytes} must be from 0.000001 to 1000000")
+    return round(gigabytes * 1e9)
 
 
 def choose_port(host: str, port: int | None) -> int:
@@ -123,25 +152,10 @@ def why_taken(host: str, port: int) -> str | None:
     return None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def url(host: str, port: int) -> str:
     """What to type into a browser."""
     shown = f"[{host}]" if ":" in host else host
     return f"http://{'127.0.0.1' if host == '0.0.0.0' else shown}:{port}"
-
-
-@contextmanager
-def working_folder() -> Iterator[Path]:
-    """A folder for uploads and stems, for this user's eyes, deleted at the end."""
-    with tempfile.TemporaryDirectory(prefix="frametx-app-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 def wait_for_signal() -> None:

@@ -11,7 +11,6 @@ from frametx.app_studio import Studio
 from frametx.audio.stem_files import FORMATS
 from frametx.pipeline import INSTRUMENTAL
 
-CACHE_SECONDS = (600, 24 * 3600)  # how often uploads are looked through, and how old they become
 RULES = [
     ("mean", "mean"),
     ("median", "median"),
@@ -57,9 +56,7 @@ def build_page(studio: Studio, sessions: Sessions) -> gr.Blocks:
     """The page, ready to be launched."""
     names = list(studio.checkpoints)
     first = names if len(names) == 1 else []
-    with gr.Blocks(
-        title="frametx", analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS
-    ) as page:
+    with gr.Blocks(title="frametx", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown("# Take a song apart")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):

@@ -66,6 +66,10 @@ class Sessions:
         if session not in self._stops:  # closed in the meantime
             self._delete(session)
 
+    def folder_of(self, session: str) -> Path | None:
+        """The folder of a page's song; None before it has one."""
+        return self._folders.get(session)
+
     def forget(self, session: str) -> None:
         """A page was closed."""
         self.stop(session)

@@ -1,5 +1,6 @@
 """What the page does, without the page: find checkpoints, say what they are, take a song apart."""
 
+import math
 import shutil
 import threading
 import time
@@ -25,7 +26,7 @@ from frametx.pipeline import Pipeline
 from frametx.separation_options import SeparationOptions
 from frametx.separator import Separator
 from frametx.streaming import BLOCK_SAMPLES
-from frametx.to_files import write_stems
+from frametx.to_files import plausible_seconds, probe_song, seconds_to_judge_by, write_stems
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors", ".pth")
 PLAYED_BY_BROWSERS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus")
@@ -59,11 +60,16 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a song is: seconds of it, and of work."""
+    """How far a song is: seconds of it, and of work.
+
+    Attributes:
+        least_s: how much must be done before the time for the rest is worth a guess.
+    """
 
     done_s: float
     total_s: float
     spent_s: float
+    least_s: float = 0.0
 
     @property
     def fraction(self) -> float:
@@ -72,8 +78,10 @@ class Progress:
 
     @property
     def left_s(self) -> float | None:
-        """How long it will take from here on; None before there is anything to judge by."""
-        if not self.done_s:
+        """How long it will take from here on; None before there is enough to judge by."""
+        if self.fraction == 1:
+            return 0.0
+        if not self.done_s or self.done_s < self.least_s:
             return None
         return max(0.0, self.total_s - self.done_s) * self.spent_s / self.done_s
 
@@ -186,7 +194,7 @@ class Studio:
                     raise StoppedError
                 yield Waiting(num_before=self._turns.index(turn))
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-            info = probe(choice.song)
+            info = probe_song(choice.song)
             notes: list[str] = []
             pipeline = self._pipeline(self._members(choice.names), choice.options, notes)
             if choice.stems is not None and not choice.stems:
@@ -218,6 +226,8 @@ class Studio:
     ) -> Generator[Progress | Separated, None, None]:
         wanted = pipeline.stems if choice.stems is None else choice.stems
         total_s = info.num_samples / info.sample_rate
+        # Nothing is told of the rest where the header is not believed.
+        least_s = math.inf if plausible_seconds(info) is None else seconds_to_judge_by(pipeline)
         started = time.perf_counter()
         yield Progress(done_s=0.0, total_s=total_s, spent_s=0.0)
         drawn = {
@@ -251,7 +261,7 @@ class Studio:
                 if stop.is_set():
                     raise StoppedError
                 spent_s = time.perf_counter() - started
-                yield Progress(done_s=done_s, total_s=total_s, spent_s=spent_s)
+                yield Progress(done_s=done_s, total_s=total_s, spent_s=spent_s, least_s=least_s)
         if not done_s:
             raise ValueError(f"{choice.song}: holds no samples")
         spent_s = time.perf_counter() - started

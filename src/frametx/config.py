@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from frametx.data.files import SUFFIXES
+from frametx.printable import printable
 
 
 class UnfinishedError(Exception):
@@ -210,8 +211,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(root, TypeError) and isinstance(error, InstantiationException):
         return f"{key_of(error)}{' '.join(str(root).split())}: take that key out, or choose another"
     if isinstance(root, OSError) and root.filename is not None:
-        return f"{root.filename}: {root.strerror}"
-    return " ".join(str(root).split())
+        return printable(f"{root.filename}: {root.strerror}")
+    return printable(" ".join(str(root).split()))
 
 
 def key_of(error: InstantiationException) -> str:

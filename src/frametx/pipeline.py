@@ -147,6 +147,15 @@ class Pipeline:
         return max(member.num_channels for member in self.members)
 
     @property
+    def chunk_seconds(self) -> float:
+        """The longest piece of a song that goes through a network at once."""
+        return max(
+            view.chunk_samples / member.sample_rate
+            for member, of_member in zip(self.members, self._views, strict=True)
+            for view in of_member
+        )
+
+    @property
     def num_passes(self) -> int:
         """How often each song goes through a network."""
         return sum(map(len, self._views))

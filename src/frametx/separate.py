@@ -18,9 +18,7 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 import traceback
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -30,9 +28,9 @@ from types import FrameType
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from frametx.audio.io import part_beside, probe
+from frametx.audio.io import probe
 from frametx.audio.stem_files import CLIPPINGS, FORMATS, missing_folders, remove_empty
 from frametx.audio.tags import read_tags
 from frametx.config import hydra_main, one_line, plain
@@ -44,8 +42,25 @@ from frametx.loading import (
     num_parameters,
 )
 from frametx.pipeline import Pipeline
-from frametx.songs import Job, Song, at_home, find_songs, plan, read_album, spool
-from frametx.to_files import FileOptions, FileReport, separate_song
+from frametx.printable import printable
+from frametx.songs import (
+    Job,
+    Song,
+    at_home,
+    find_songs,
+    plan,
+    read_album,
+    refuse_what_is_no_song,
+    spool,
+)
+from frametx.to_files import (
+    FileOptions,
+    FileReport,
+    plausible_seconds,
+    seconds_to_judge_by,
+    separate_song,
+)
+from frametx.unfinished import clear_folders, clear_parts, part_beside, temporary_folder
 
 DEFECT_CHARACTERS = 300  # of the reason when it is a defect of ours: some messages are pages
 NOT_ADDING_UP = (
@@ -144,6 +159,7 @@ def separate(cfg: DictConfig) -> Report:
             )
         report = describe(cfg, pipeline)
         report.notes = notes
+        clear_unfinished(jobs, options, path)
         try:
             say(in_words(report, jobs, pipeline), console)
             separate_all(pipeline, jobs, options, report, console)
@@ -172,6 +188,17 @@ def save(report: Report, path: Path) -> None:
         report.lost = one_line(error)
 
 
+def clear_unfinished(jobs: Sequence[Job], options: FileOptions, report: Path | None) -> None:
+    """Delete what runs that were killed left where this one is going to write."""
+    folders = set() if report is None else {report.parent}
+    for job in jobs:
+        for stem in options.stems:
+            with suppress(ValueError):  # a link leads out of the output: reported with its song
+                folders.add(job.path(stem).parent)
+    clear_parts(folders)
+    clear_folders()
+
+
 @contextmanager
 def found_songs(cfg: DictConfig) -> Iterator[tuple[Sequence[Song], Path]]:
     """The songs of the input and the folder of the output, while the context lasts.
@@ -180,13 +207,14 @@ def found_songs(cfg: DictConfig) -> Iterator[tuple[Sequence[Song], Path]]:
         ValueError: if there is no song.
     """
     wanted, output = str(cfg.input), at_home(str(cfg.output))
-    with tempfile.TemporaryDirectory(prefix="frametx-") as folder:
+    with temporary_folder() as folder:
         if str(output) == "-":
             output = Path(folder) / "stdout"
         if wanted == "-":
             if sys.stdin is None:
                 raise ValueError("input=-: the standard input is closed: pipe a song into it")
             with spool(sys.stdin.buffer) as song:
+                refuse_what_is_no_song(song)
                 yield [Song(song, Path(song.name))], output
         elif wanted.lower().endswith(".json") and at_home(wanted).is_file():
             album = read_album(wanted)
@@ -221,19 +249,23 @@ def separate_all(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[speed]}"),
     )
-    estimate = Estimate(jobs)
+    estimate = Estimate(jobs, least_s=seconds_to_judge_by(pipeline))
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for number, job in enumerate(jobs, start=1):
-            name = in_one_line(f"{number}/{len(jobs)} {job.source.name}")
-            task = progress.add_task(name, total=None, speed="")
+            name = printable(f"{number}/{len(jobs)} {job.source.name}")
+            task = progress.add_task(name, total=None, speed="", left="")
 
-            def show(done_s: float, total_s: float, spent_s: float, task=task) -> None:
+            def show(done_s: float, total_s: float | None, spent_s: float, task=task) -> None:
                 speed = f"real-time factor {spent_s / done_s:.2f}" if done_s else ""
-                progress.update(task, completed=done_s, total=total_s, speed=speed)
-                if (said := estimate.after(done_s, spent_s)) is not None:
+                pace = estimate.pace(done_s, spent_s)
+                left = ""
+                if pace is not None and total_s is not None:
+                    left = f"about {in_minutes((total_s - done_s) * pace)} left"
+                progress.update(task, completed=done_s, total=total_s, speed=speed, left=left)
+                if (said := estimate.once(pace)) is not None:
                     say(said, console)
 
             file = try_to_separate(pipeline, job, options, show)
@@ -243,43 +275,57 @@ def separate_all(
 
 
 class Estimate:
-    """Says once how long all songs will take, when enough of the first has been seen.
+    """Measures the work for a second of audio, and estimates once how long all songs will take.
 
     The first blocks come late, because whole chunks are separated ahead of them: time is taken
     from the first block on.
+
+    Args:
+        jobs: all songs.
+        least_s: seconds of a song that must be done before its pace is known.
     """
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], *, least_s: float = 0.0) -> None:
         self._jobs = jobs
+        self._least_s = least_s
         self._first: tuple[float, float] | None = None
         self._said = False
 
-    def after(self, done_s: float, spent_s: float) -> str | None:
-        """The estimate, after seconds of audio took seconds of work; None if it is not time."""
-        if self._said or not done_s:
+    def pace(self, done_s: float, spent_s: float) -> float | None:
+        """Seconds of work for one of audio, after so much of both; None while it is not known."""
+        if not done_s:  # the next song
+            self._first = None
             return None
-        if self._first is None or done_s < self._first[0]:  # the next song
+        if self._first is None:
             self._first = (done_s, spent_s)
             return None
         seen_s, took_s = done_s - self._first[0], spent_s - self._first[1]
-        if took_s < SECONDS_BEFORE_ESTIMATE or not seen_s:
+        if took_s < SECONDS_BEFORE_ESTIMATE or not seen_s or seen_s < self._least_s:
+            return None
+        return took_s / seen_s
+
+    def once(self, pace: float | None) -> str | None:
+        """The estimate for all songs, the first time that there is a pace; else None."""
+        if self._said or pace is None:
             return None
         self._said = True
-        total_s = sum(map(audio_seconds, self._jobs))
+        lengths_s = [length for length in map(audio_seconds, self._jobs) if length is not None]
+        if not lengths_s:
+            return None
+        total_s = sum(lengths_s)
         return (
-            f"about {in_minutes(total_s * took_s / seen_s)} for {in_minutes(total_s)} of audio "
-            f"in {len(self._jobs)} file(s)"
+            f"about {in_minutes(total_s * pace)} for {in_minutes(total_s)} of audio in "
+            f"{len(lengths_s)} file(s)"
         )
 
 
-def audio_seconds(job: Job) -> float:
-    """Length of a song that is to be separated; 0 if it cannot be read."""
+def audio_seconds(job: Job) -> float | None:
+    """Length of a song that is to be separated; None if it is not known or not believed."""
     if job.is_stem:
-        return 0.0
+        return None
     with suppress(ValueError, OSError):
-        info = probe(job.source)
-        return info.num_samples / info.sample_rate
-    return 0.0
+        return plausible_seconds(probe(job.source))
+    return None
 
 
 def try_to_separate(pipeline: Pipeline, job: Job, options: FileOptions, show) -> FileReport:
@@ -319,7 +365,7 @@ def reason_of(error: Exception, source: Path) -> str:
     message = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return in_one_line(" ".join(message.removeprefix(f"{source}: ").split()))
+    return printable(" ".join(message.removeprefix(f"{source}: ").split()))
 
 
 def file_options(cfg: DictConfig, pipeline: Pipeline) -> FileOptions:
@@ -416,17 +462,7 @@ def tell(said: str, notes: list[str], console: Console) -> None:
 
 def say(said: str, console: Console) -> None:
     """One line on the terminal, whatever the names in it hold."""
-    console.print(in_one_line(said), markup=False)
-
-
-def in_one_line(text: str) -> str:
-    """Text with a backslash for what moves a cursor, and for bytes that are no UTF-8."""
-    return "".join(
-        char.encode("unicode_escape").decode()
-        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
-        else char
-        for char in text
-    )
+    console.print(printable(said), markup=False)
 
 
 def signal_of(stop: KeyboardInterrupt) -> int:

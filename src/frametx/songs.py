@@ -1,18 +1,21 @@
 """Which songs an input names, and which file each stem of them goes to."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import string
-import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO
+
+from frametx.unfinished import temporary_folder
 
 # In a folder all else is left alone; which of these can be read is found out when they are opened.
 AUDIO_SUFFIXES = frozenset(
@@ -33,6 +36,39 @@ STEM = "\0"  # stands for the stem in a name that is filled in but for that
 NAME_BYTES = 255  # what file systems take
 SUFFIX_BYTES = 10  # that a stem's suffix is given of these
 FORBIDDEN = dict.fromkeys((*map(ord, '<>:"/\\|?*'), *range(32), 127), "_")
+INVISIBLE = "\u034f\u115f\u1160\u3164\uffa0"  # letters and marks by their kind, and yet unseen
+JOINERS = "\u200c\u200d"  # unseen too, but part of how some scripts and emoji are written
+# Names that mean a device on Windows, whatever follows their first dot.
+DEVICES = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+PLAYLIST = "a playlist: give the files that it lists instead, such as input='folder/*.flac'"
+ARCHIVE = "an archive: unpack it, and give the folder as input"
+NO_SOUND = "no sound: give an audio file, a folder or a glob in quotes"
+SIGNATURES = (
+    (b"PK\x03\x04", ARCHIVE),
+    (b"PK\x05\x06", ARCHIVE),
+    (b"Rar!\x1a\x07", ARCHIVE),
+    (b"7z\xbc\xaf\x27\x1c", ARCHIVE),
+    (b"\x1f\x8b\x08", ARCHIVE),
+    (b"BZh", ARCHIVE),
+    (b"\xfd7zXZ\x00", ARCHIVE),
+    (b"\x28\xb5\x2f\xfd", ARCHIVE),
+    (b"%PDF-", f"a PDF, {NO_SOUND}"),
+    (b"\x89PNG", f"a picture, {NO_SOUND}"),
+    (b"\xff\xd8\xff", f"a picture, {NO_SOUND}"),
+    (b"GIF8", f"a picture, {NO_SOUND}"),
+    (b"#EXTM3U", PLAYLIST),
+    (b"[playlist]", PLAYLIST),
+)
+TEXTS = {
+    **dict.fromkeys((".m3u", ".m3u8", ".pls", ".xspf", ".wpl", ".asx", ".wax"), PLAYLIST),
+    ".cue": "a cue sheet: give the audio file that it names as input instead",
+    **dict.fromkeys((".txt", ".md", ".html", ".xml", ".csv"), f"a text, {NO_SOUND}"),
+    ".json": 'no list of an album: that holds {"convert": [files], "copy": [files]}',
+}
+ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".iso")
+HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -62,6 +98,7 @@ class Job:
         name: path of a stem's file below `folder` without suffix; STEM stands for the stem.
         is_stem: whether the song is one stem already, to be copied instead of being separated.
         stem: which; None leaves that to the model.
+        output: the folder of all songs, which no file may leave; None does not check that.
     """
 
     source: Path
@@ -69,12 +106,23 @@ class Job:
     name: str = STEM
     is_stem: bool = False
     stem: str | None = None
+    output: Path | None = dataclasses.field(default=None, compare=False)
 
     def path(self, stem: str) -> Path:
-        """Path of a stem's file without its suffix; names too long for a disk are shortened."""
+        """Path of a stem's file without its suffix; names too long for a disk are shortened.
+
+        Raises:
+            ValueError: if a link in the output leads out of it.
+        """
         *folders, name = self.name.replace(STEM, _clean(stem)).split("/")
         folders = [_shortened(folder, NAME_BYTES) for folder in folders]
-        return self.folder.joinpath(*folders, _shortened(name, NAME_BYTES - SUFFIX_BYTES))
+        path = self.folder.joinpath(*folders, _shortened(name, NAME_BYTES - SUFFIX_BYTES))
+        if self.output is not None and not _is_inside(path.parent, self.output):
+            raise ValueError(
+                f"its stems would go to {os.path.realpath(path.parent)}, outside of output="
+                f"{self.output}, where a link leads: delete the link, or choose another output"
+            )
+        return path
 
 
 @dataclass(frozen=True)
@@ -92,10 +140,12 @@ def find_songs(wanted: str, output: Path) -> list[Song]:
     an `output` inside the input are left out. Links to folders are not followed on the way down.
 
     Raises:
-        ValueError: if there is none, or if stems would be taken for songs the next time.
+        ValueError: if there is none, if stems would be taken for songs the next time, or if the
+            file is a playlist, an archive, or another known kind without sound.
     """
     path = at_home(wanted)
     if _is_file(path):
+        refuse_what_is_no_song(path)
         return [Song(path, Path(path.name))]
     base = path
     while not base.is_dir():
@@ -146,10 +196,12 @@ def read_album(path: Path | str) -> Album:
 
     `{"output": "folder", "convert": ["a.flac"], "copy": ["b.flac"]}`, each relative to the folder
     of the JSON file, and each optional. `"copy": {"drums": ["solo.flac"]}` says of which stem.
+    A list may come from somebody else: all that it names must lie in its own folder.
 
     Raises:
         FileNotFoundError: if there is no such JSON file.
-        ValueError: if it is no such list, or names a file that is not there or is named before.
+        ValueError: if it is no such list, or names a file that is not there, is named before, or
+            lies outside of the list's folder.
     """
     path = at_home(path)
     try:
@@ -164,6 +216,13 @@ def read_album(path: Path | str) -> Album:
     output = album.get("output")
     if not (output is None or (isinstance(output, str) and _is_name(output))):
         raise ValueError(f"{path}: output ({output}) must be the name of a folder")
+    if output is not None and not (
+        _is_below(output) and _is_inside(path.parent / output, path.parent)
+    ):
+        raise ValueError(
+            f"{path}: output ({output}) must be a folder below that of the list; for another, "
+            "leave it out and give output= on the command line"
+        )
     songs: list[Song] = []
     taken: set[str] = set()
     copies = album.get("copy", [])
@@ -175,7 +234,12 @@ def read_album(path: Path | str) -> Album:
             forms = " or of such lists by stem" if key == "copy" else ""
             raise ValueError(f"{path}: {key} must be a list of file names{forms}")
         for name in names:
-            source = path.parent / at_home(name)
+            source = path.parent / name
+            if not (_is_name(name) and _is_inside(source, path.parent)):
+                raise ValueError(
+                    f"{path}: {key} names {name}, which is not in the folder of the list: move "
+                    "the list to a folder that holds all of its songs"
+                )
             if not _is_file(source):
                 raise ValueError(f"{path}: {key} names {name}, and there is no file {source}")
             if (real := os.path.realpath(source)) in taken:
@@ -186,7 +250,7 @@ def read_album(path: Path | str) -> Album:
             songs.append(Song(source, below, is_stem=key == "copy", stem=stem))
     if not songs:
         raise ValueError(f"{path}: names no song: list files in convert or copy")
-    return Album(tuple(songs), None if output is None else path.parent / at_home(output))
+    return Album(tuple(songs), None if output is None else path.parent / output)
 
 
 @contextmanager
@@ -196,7 +260,7 @@ def spool(stream: BinaryIO) -> Iterator[Path]:
     Raises:
         ValueError: if nothing comes.
     """
-    with tempfile.TemporaryDirectory(prefix="frametx-") as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "stdin"
         with path.open("wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
@@ -215,7 +279,8 @@ def plan(
 ) -> list[Job]:
     """Where the stems of each song go; songs that differ only in their suffix keep it.
 
-    Of two whose names only some disks tell apart (A.wav, a.wav) the second gets a mark (~1f2e3d4c).
+    Of two whose names only some disks tell apart (A.wav, a.wav), or that differ in nothing but what
+    no file name may hold, the second gets a mark (~1f2e3d4c).
 
     Args:
         songs: their jobs come in the same order.
@@ -234,26 +299,28 @@ def plan(
     fields = _fields(name)
     songs = list(songs)
     alike = Counter(_on_any_disk(str(song.below.with_suffix(""))) for song in songs)
-    taken: dict[str, tuple[Song, str]] = {}
+    taken: dict[str, tuple[Song, str]] = {}  # by path: the first song, and its name as it was
     jobs: list[Job] = []
     for song in songs:
         bare = song.below.with_suffix("")
         is_alone = alike[_on_any_disk(str(bare))] == 1
+        bare_name = song.below.stem if is_alone else song.below.name
+        text: Mapping[str, str] = {}
+        if fields & set(TAG_FIELDS) and tags_of is not None:
+            text = tags_of(song.source)
         values = {
             "folder": "/".join(song.below.parent.parts),
-            "song": _own_name(song.below.stem if is_alone else song.below.name),
+            "song": _own_name(bare_name),
             "stem": STEM,
             "model": _clean(model),
         }
-        if fields & set(TAG_FIELDS):
-            text = tags_of(song.source) if tags_of is not None else {}
-            values |= _from_tags(text, values["song"])
+        values |= _from_tags(text, values["song"])
+        original = _filled(name, values | _raw_tags(text) | {"song": bare_name})
         pattern = _filled(name, values)
-        other, theirs = taken.setdefault(_on_any_disk(pattern), (song, pattern))
-        if other is not song and pattern != theirs:  # the very letters tell them apart
-            mark = hashlib.sha256(os.fsencode(song.below)).hexdigest()[:8]
-            pattern = _filled(name, values | {"song": f"{values['song']}~{mark}"})
-            other, theirs = taken.setdefault(_on_any_disk(pattern), (song, pattern))
+        other, theirs = taken.setdefault(_on_any_disk(pattern), (song, original))
+        if other is not song and original != theirs:  # the very letters tell them apart
+            pattern = _filled(name, values | _marked(values, fields, song))
+            other, theirs = taken.setdefault(_on_any_disk(pattern), (song, original))
         parts = pattern.split("/")
         if ".." in parts:
             raise ValueError(f"name={name} gives {pattern}, which leads out of the output")
@@ -272,9 +339,54 @@ def plan(
                 "/".join(parts[num_fixed:]),
                 song.is_stem,
                 song.stem,
+                output,
             )
         )
     return jobs
+
+
+def refuse_what_is_no_song(path: Path, *, is_unreadable: bool = False) -> None:
+    """Refuse a file that is known not to be audio, by how it begins, with the way out.
+
+    Args:
+        path: the file.
+        is_unreadable: no decoder takes it, so that the suffix of an archive is enough.
+
+    Raises:
+        ValueError: if it is a playlist, a cue sheet, an archive, a picture or a text.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return  # opening it as audio says why
+    suffix = path.suffix.lower()
+    kind = _kind_of(head, suffix)
+    if kind is None and is_unreadable and head and suffix in ARCHIVES:
+        kind = ARCHIVE
+    if kind is not None:
+        raise ValueError(f"{path}: is {kind}")
+
+
+def _kind_of(head: bytes, suffix: str) -> str | None:
+    """What a file is, if it is none of audio; None if it may be."""
+    begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    kind = next((kind for start, kind in SIGNATURES if begin.startswith(start)), None)
+    if kind is not None or not head:
+        return kind
+    if head[257:262] == b"ustar":
+        return ARCHIVE
+    # Text of UTF-16 begins so; in audio zeros come early.
+    is_text = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" not in head
+    return TEXTS.get(suffix) if is_text else None
+
+
+def _marked(values: Mapping[str, str], fields: set[str], song: Song) -> dict[str, str]:
+    """Values that no other song has: its name, or else the last of its tags, with a mark."""
+    mark = hashlib.sha256(os.fsencode(song.below)).hexdigest()[:8]
+    tags = [tag for tag in ("title", "track", "album", "artist") if tag in fields]
+    names = ["song", *([] if "song" in fields else tags[:1])]
+    return {name: f"{values[name]}~{mark}" for name in names}
 
 
 def _filled(name: str, values: Mapping[str, str]) -> str:
@@ -324,9 +436,30 @@ def _from_tags(text: Mapping[str, str], song: str) -> dict[str, str]:
     }
 
 
+def _raw_tags(text: Mapping[str, str]) -> dict[str, str]:
+    """The tags as they are, to tell songs apart whose cleaned names are the same."""
+    kept = {name: text[name] for name in ("artist", "title", "album") if text.get(name)}
+    return kept | ({"track": text["tracknumber"]} if text.get("tracknumber") else {})
+
+
 def _clean(text: str) -> str:
     """A name for a file of any system, out of what may hold anything."""
-    return " ".join(text.translate(FORBIDDEN).split()).strip(" .") or "_"
+    seen = "".join(
+        _seen(char, text[max(0, number - 1) : number], text[number + 1 : number + 2])
+        for number, char in enumerate(text)
+    )
+    name = " ".join(seen.translate(FORBIDDEN).split()).strip(" .") or "_"
+    return f"_{name}" if DEVICES.fullmatch(name) else name
+
+
+def _seen(char: str, before: str, after: str) -> str:
+    """A character of a name; nothing for what turns or hides others, `_` for what no disk takes."""
+    if char in JOINERS:
+        return char if before > "\x7f" and after > "\x7f" else ""
+    kind = unicodedata.category(char)
+    if kind == "Cf" or char in INVISIBLE:
+        return ""
+    return "_" if kind == "Cs" or (kind == "Cc" and not char.isspace()) else char
 
 
 def _own_name(song: str) -> str:
@@ -357,6 +490,18 @@ def at_home(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def _is_below(name: str) -> bool:
+    """Whether a path stays below where it begins, on any system."""
+    is_absolute = name.startswith(("/", "\\", "~")) or PureWindowsPath(name).drive != ""
+    return not is_absolute and ".." not in re.split(r"[/\\]", name)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path is in a folder, or is it, once all links are followed."""
+    real, around = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    return real == around or around in real.parents
 
 
 def _is_name(text: str) -> bool:

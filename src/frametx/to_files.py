@@ -25,11 +25,14 @@ from frametx.audio.stem_files import (
 from frametx.audio.tags import Tags, read_tags
 from frametx.audio.video import still_video
 from frametx.pipeline import Pipeline
-from frametx.songs import Job
+from frametx.songs import Job, refuse_what_is_no_song
 
 BLOCK_SAMPLES = 1 << 16  # read at once
 
-Show = Callable[[float, float, float], None]
+LEAST_BYTES_PER_SECOND = 500  # of audio in a file: below it, its header is not believed
+CYCLES = 3  # of chunks, after which the work for one more is known well enough
+
+Show = Callable[[float, float | None, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,8 @@ def separate_song(
         pipeline: takes it apart.
         job: the song, and how its stems are named.
         options: what to write.
-        show: is told after each block: seconds of audio done, in all, and seconds spent.
+        show: is called after each block: seconds of audio done, in all (None where the header is
+            not believed), and seconds spent.
 
     Raises:
         FileNotFoundError: if there is no such song.
@@ -79,10 +83,14 @@ def separate_song(
     """
     if job.is_stem:
         return _copied(job, job.stem or pipeline.background, options)
-    info = probe(job.source)
+    info = probe_song(job.source)
     paths = {stem: job.path(stem) for stem in options.stems}
-    total_s = info.num_samples / info.sample_rate
-    report = FileReport(input=str(job.source), status="skipped", audio_seconds=total_s)
+    total_s = plausible_seconds(info)
+    report = FileReport(
+        input=str(job.source),
+        status="skipped",
+        audio_seconds=info.num_samples / info.sample_rate,
+    )
     finished = find_finished(paths, choose_format(info, options.format))
     if options.skip_existing and finished is not None:
         report.outputs = {stem: str(path) for stem, path in finished.items()}
@@ -103,7 +111,8 @@ def separate_song(
     done_s = 0.0
     with files:
         for done_s in write_stems(pipeline, info, files):
-            show(done_s, max(done_s, total_s), time.perf_counter() - started)
+            at_least_s = None if total_s is None else max(done_s, total_s)
+            show(done_s, at_least_s, time.perf_counter() - started)
     report.outputs = {stem: str(path) for stem, path in files.outputs.items()}
     report.audio_seconds = done_s
     report.notes = [*tags.notes, *files.notes] if options.tags else files.notes
@@ -115,6 +124,24 @@ def separate_song(
     report.clipped_samples = files.clipped
     report.gain_db = files.gain_db
     return report
+
+
+def plausible_seconds(info: AudioInfo) -> float | None:
+    """The length that a header gives; None if the file is far too small for it.
+
+    Raises:
+        OSError: if the file is gone.
+    """
+    seconds = info.num_samples / info.sample_rate
+    return seconds if seconds * LEAST_BYTES_PER_SECOND <= info.path.stat().st_size else None
+
+
+def seconds_to_judge_by(pipeline: Pipeline) -> float:
+    """How much audio must be done before the time for the rest can be told.
+
+    Samples come in bursts, one for each batch of chunks, so that less says little.
+    """
+    return CYCLES * pipeline.execution.batch_size * pipeline.chunk_seconds
 
 
 def write_stems(
@@ -162,6 +189,20 @@ def write_stems(
             yield num_samples / info.sample_rate
 
 
+def probe_song(path: Path) -> AudioInfo:
+    """A song's header; what is a playlist or an archive says so instead.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no audio, or bad.
+    """
+    try:
+        return probe(path)
+    except ValueError:
+        refuse_what_is_no_song(path, is_unreadable=True)
+        raise
+
+
 def _copied(job: Job, stem: str | None, options: FileOptions) -> FileReport:
     """Copy a song that is one stem already, under the name that this stem of it would have."""
     report = FileReport(input=str(job.source), status="skipped")
@@ -174,6 +215,7 @@ def _copied(job: Job, stem: str | None, options: FileOptions) -> FileReport:
     report.reason = f"is {stem} already"
     if stem not in options.stems:
         return report
+    probe_song(job.source)  # whatever a list calls a song, only audio is copied
     path = job.path(stem)
     target = with_suffix(path, job.source.suffix)
     report.outputs = {stem: str(target)}

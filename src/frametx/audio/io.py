@@ -6,8 +6,6 @@ be bad ends in a ValueError of one line that begins with the file's path.
 
 import errno
 import io
-import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +22,7 @@ from frametx.audio.channel_order import from_wave
 from frametx.audio.container import Note, no_note
 from frametx.audio.contents import KEEP_WHAT_IS_THERE as REPAIR
 from frametx.audio.readers import AudioInfo, Reader, as_on_disk, open_audio
+from frametx.unfinished import part_beside
 
 __all__ = ["AudioInfo", "Reader", "as_on_disk", "open_audio", "probe", "read_audio", "read_blocks"]
 
@@ -117,12 +116,6 @@ def read_blocks(
             raise ValueError(
                 f"{path}: cut short, ends at sample {at} of {info.num_samples}: {REPAIR}"
             )
-
-
-def part_beside(path: Path) -> Path:
-    """A name for a file while it is not whole: hidden, and no other writer's."""
-    # Short, so that it is a name wherever the final one is.
-    return path.with_name(f".{os.getpid():x}-{secrets.token_hex(4)}.part")
 
 
 class AudioWriter:
