@@ -23,7 +23,7 @@ import torch
 from omegaconf import OmegaConf
 
 from frametx.checkpoint import load_separator, recipe, save_separator
-from frametx.initial_weights import build_module, give_weights, members_of_ensemble
+from frametx.runs.initial_weights import build_module, give_weights, members_of_ensemble
 from frametx.stored_config import build
 
 MOST_BYTES = 1 << 30  # of memory, beyond what there was before the first file

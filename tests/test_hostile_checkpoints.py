@@ -35,7 +35,7 @@ from frametx.checkpoint import (
 from frametx.config import conf_dir
 from frametx.convert import convert
 from frametx.export import export
-from frametx.initial_weights import check_resumable, prepare_discriminator
+from frametx.runs.initial_weights import check_resumable, prepare_discriminator
 from frametx.stored_config import build, build_without_memory, check_config
 from frametx.train import train
 

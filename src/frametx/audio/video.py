@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frametx.audio.io import AudioInfo, part_beside, probe, read_blocks
+from frametx.audio.io import AudioInfo, probe, read_blocks
+from frametx.unfinished import part_beside
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
