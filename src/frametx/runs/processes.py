@@ -34,7 +34,8 @@ def start_like_this(checkpoint: str | None) -> None:
     def command(local_rank: int) -> tuple[list[str], str]:
         return child_command(local_rank, checkpoint)
 
-    os.environ[MAIN_PROCESS] = str(os.getpid())
+    if not is_child_process():
+        os.environ[MAIN_PROCESS] = str(os.getpid())
     # Private names of Lightning, which has no public ones for these.
     setattr(subprocess_script, "_hydra_subprocess_cmd", command)  # noqa: B010
     setattr(subprocess_script, "_launch_process_observer", lambda _: None)  # noqa: B010
