@@ -21,6 +21,7 @@ import frametx.loading
 from frametx.audio.io import probe, read_blocks
 from frametx.audio.stft import Stft
 from frametx.config import conf_dir
+from frametx.printable import printable
 from frametx.separate import Report, separate
 from frametx.separator import SpectrogramSeparator
 
@@ -144,7 +145,7 @@ class Outcome:
         for line, file in zip(told, files, strict=True):
             assert is_one_line(line), line
             if is_one_line(file.input) and str(self.output) not in line:
-                assert line.count(file.input) == 1, line
+                assert line.count(printable(file.input)) == 1, line
         expected = set() if self.report.lost else {self.output / "report.json"}
         expected |= {Path(path) for file in files for path in file.outputs.values()}
         assert set(paths_below(self.output)) == expected
