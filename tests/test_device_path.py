@@ -257,7 +257,7 @@ def test_a_transform_gives_on_a_device_what_it_gives_on_the_cpu(transform: Trans
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_an_augmentation_preset_runs_on_a_device(name: str) -> None:
-    voxaug = instantiate(composed(f"augment={name}", "audio=16k_mono").augment)
+    voxaug = instantiate(composed(f"augment={name}", "audio=44k1_stereo").augment)
     assert isinstance(voxaug, Voxaug)
     lengths = {part.name: voxaug.input_samples(part.stem, 6_000) for part in voxaug.parts}
     parts = {part: noise(8, 2, length) for part, length in lengths.items()}
