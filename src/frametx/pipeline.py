@@ -11,6 +11,7 @@ One pass, constant memory: all streams advance together, and what none of them n
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import overload
 
@@ -189,9 +190,14 @@ class Pipeline:
         blocks = held.remember(read())
         if not self._needs_frames:
             streams = self._streams(itertools.tee(blocks, self.num_passes), sample_rate)
-            for views_of_all in self._in_one_order(aligned(streams), sample_rate):
+
+            def finished(views_of_all: list[Tensor]) -> Iterator[Stems]:
                 stems = self._combined(self._one_of_views(views_of_all))
-                yield from self._completed(self._others(stems), held)
+                return self._completed(self._others(stems), held)
+
+            # no loop, whose variable would keep a block while the network makes the next
+            together = self._in_one_order(aligned(streams), sample_rate)
+            yield from itertools.chain.from_iterable(map(finished, together))
             return
         # A copy that nobody reads would keep the whole song, so there is one for frames only here.
         own, *copies = itertools.tee(blocks, self.num_passes + 1)
@@ -370,8 +376,8 @@ class Pipeline:
         mixture = held.take(others.shape[-1])
         others = others[..., : mixture.shape[1]]  # frames end after the song does
         if not mixture.shape[1]:
-            return
-        yield others if self.rest is None else with_remainder(others, mixture, self.rest)
+            return iter(())
+        return iter([others if self.rest is None else with_remainder(others, mixture, self.rest)])
 
     def _spectral(self, sample_rate: int) -> "_Spectral":
         return _Spectral(
@@ -528,7 +534,9 @@ def combined_waveforms(
 
 
 def _reordered(stems: Iterator[Stems], order: Sequence[int]) -> Iterator[Stems]:
-    yield from (block[list(order)] for block in stems)
+    if list(order) == list(range(len(order))):
+        return stems
+    return map(itemgetter(list(order)), stems)
 
 
 def stft_for(sample_rate: int) -> Stft:

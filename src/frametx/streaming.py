@@ -12,6 +12,7 @@ the model has them: there is no remainder, and what it cannot hear is in no stem
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 
 import torch
 from einops import rearrange
@@ -36,6 +37,7 @@ from frametx.separator import (
 Block = Float[Tensor, "C _"]  # L differs from block to block
 Stems = Float[Tensor, "S C _"]
 BLOCK_SAMPLES = 1 << 18  # what separate_waveform hands over at once
+PIECE_SAMPLES = 1 << 16  # computed in double precision at once
 
 
 def separate_blocks(
@@ -174,8 +176,16 @@ def with_remainder(
     others: Float[Tensor, "S_others C L"], mixture: Float[Tensor, "C L"], rest: int
 ) -> Float[Tensor, "S C L"]:
     """All stems: number `rest` is what the others leave of the mixture."""
-    # In double precision, so that the sum of the stems is rounded only once.
-    return with_rest(others.double(), mixture.double(), rest).float()
+    num_stems, num_channels, num_samples = others.shape
+    stems = others.new_empty(num_stems + 1, num_channels, num_samples)
+    # Piece by piece: double precision, in which the sum of the stems is rounded only once, takes
+    # several times the memory of a block.
+    pieces = zip(
+        *(part.split(PIECE_SAMPLES, dim=-1) for part in (stems, others, mixture)), strict=True
+    )
+    for piece, piece_of_others, piece_of_mixture in pieces:
+        piece.copy_(with_rest(piece_of_others.double(), piece_of_mixture.double(), rest))
+    return stems
 
 
 def _stems(
@@ -196,11 +206,18 @@ def _stems(
         chunks=chunks,
         execution=execution,
     )
-    for stems in resampled((block[others] for block in estimates), inner, outer):
+
+    def completed(stems: Float[Tensor, "S_others C _"]) -> Stems:
         mixture = held.take(stems.shape[2])
         stems = stems[:, :, : mixture.shape[1]]  # rounded up twice: a few samples may be too many
-        if mixture.shape[1]:
-            yield stems if rest is None else with_remainder(stems, mixture, rest)
+        if rest is None or not has_samples(mixture):
+            return stems
+        return with_remainder(stems, mixture, rest)
+
+    # map and filter let go of a block that was handed on, where the variable of a loop would keep
+    # it while the network runs.
+    kept = map(itemgetter(others), estimates)
+    yield from filter(has_samples, map(completed, resampled(kept, inner, outer)))
     assert held.num_samples == 0, "the stems are shorter than the mixture"
 
 
@@ -216,7 +233,7 @@ def _estimates(
     splitter = Splitter(chunk_samples=chunk_samples, hop=hop)
     adder = OverlapAdder(chunk_samples=chunk_samples, hop=hop)
     waiting: list[Chunk] = []
-    owed = 0
+    num_owed = 0
     in_order = None
     if isinstance(separator, SpectrogramSeparator) and separator.num_past_frames:
         in_order = InOrder(separator, hop=hop)
@@ -225,6 +242,7 @@ def _estimates(
         stem_order = ChunkOrder(hop=hop, num_channels=separator.num_channels)
 
     def run(batch: list[Chunk]) -> Iterator[Stems]:
+        nonlocal num_owed
         if not batch:
             return
         mixtures = torch.stack([chunk.samples for chunk in batch])
@@ -234,27 +252,25 @@ def _estimates(
         for chunk, estimate in zip(batch, estimates, strict=True):
             if stem_order is not None:
                 estimate = stem_order(estimate, chunk.num_settled)
-            yield adder.add(estimate, chunk.num_settled)
+            settled = adder.add(estimate, chunk.num_settled)
+            num_owed -= settled.shape[2]
+            yield settled
 
     for block in blocks:
         waiting += splitter.push(block)
-        owed += block.shape[1]
+        num_owed += block.shape[1]
         # As many chunks as fill a batch, whatever the block: the same batches for any block size.
         num_groups = -(-block.shape[0] // separator.num_channels)
         at_once = max(1, execution.batch_size // num_groups) if in_order is None else 1
         while len(waiting) >= at_once:
-            for settled in run(waiting[:at_once]):
-                owed -= settled.shape[2]
-                yield settled
+            yield from run(waiting[:at_once])
             del waiting[:at_once]
     waiting += splitter.finish()
-    if not owed:
+    if not num_owed:
         return
     for batch in [waiting] if in_order is None else [[chunk] for chunk in waiting]:
-        for settled in run(batch):
-            owed -= settled.shape[2]
-            yield settled
-    yield adder.finish()[:, :, :owed]
+        yield from run(batch)
+    yield adder.finish()[:, :, :num_owed]
 
 
 class InOrder:
@@ -301,8 +317,9 @@ def _separated(
     num_mixtures, num_given, _ = mixtures.shape
     num_channels = separator.num_channels
     lacking = -num_given % num_channels
-    filled = torch.cat([mixtures, mixtures[:, -1:].expand(-1, lacking, -1)], dim=1)
-    items = rearrange(filled, "b (group c) l -> (b group) c l", c=num_channels)
+    if lacking:
+        mixtures = torch.cat([mixtures, mixtures[:, -1:].expand(-1, lacking, -1)], dim=1)
+    items = rearrange(mixtures, "b (group c) l -> (b group) c l", c=num_channels)
     if in_order is None:
         estimates = execution(separator, items)
     else:
@@ -333,6 +350,11 @@ def resampled(
         yield resampler.finish().reshape(*leading, -1)
 
 
+def has_samples(block: Float[Tensor, "*any _"]) -> bool:
+    """Whether a block holds any."""
+    return block.shape[-1] > 0
+
+
 def aligned(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
     """Streams of equal length in step: from all of them the same samples at a time."""
     waiting: list[Tensor | None] = [None] * len(streams)
@@ -345,8 +367,9 @@ def aligned(streams: Sequence[Iterator[Tensor]]) -> Iterator[list[Tensor]]:
             assert not blocks, "one stream is longer than another"
             return
         length = min(block.shape[-1] for block in blocks)
-        yield [block[..., :length] for block in blocks]
         waiting = [block[..., length:] if block.shape[-1] > length else None for block in blocks]
+        blocks = [block[..., :length] for block in blocks]
+        yield blocks
 
 
 class Held:

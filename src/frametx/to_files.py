@@ -174,8 +174,13 @@ def write_stems(
             on_mixture(block)
             yield block
 
+    def write(block: Tensor) -> None:
+        # Rounding a block takes several times its memory in double precision.
+        for piece in block.split(BLOCK_SAMPLES, dim=2):
+            files.write(piece)
+
     num_samples = 0
-    with Behind(files.write) as writer, Ahead() as ahead:
+    with Behind(write, num_items=2) as writer, Ahead() as ahead:
         for block in pipeline.stream(lambda: ahead.read(read()), sample_rate=info.sample_rate):
             if not torch.isfinite(block).all():
                 at_s = num_samples / info.sample_rate
@@ -186,6 +191,7 @@ def write_stems(
             writer.give(block)
             on_stems(block)
             num_samples += block.shape[2]
+            del block  # it would be kept while the network makes the next
             yield num_samples / info.sample_rate
 
 

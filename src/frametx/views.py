@@ -15,7 +15,7 @@ from torch import Tensor
 from frametx.audio.chunking import hop_samples
 from frametx.execution import Execution
 from frametx.separator import Separator, SpectrogramSeparator
-from frametx.streaming import separate_blocks
+from frametx.streaming import has_samples, separate_blocks
 
 # Crop and padding on each side in frames, as the original programs averaged them.
 ORIGINAL_CONTEXTS = ((64, 128), (128, 256), (256, 512), (512, 1024), (1024, 2048))
@@ -123,14 +123,18 @@ def separate_view(
         remainder=remainder,
         chunk_samples=view.chunk_samples,
     )
-    for block in stems:
+
+    def as_before(block: Tensor) -> Tensor:
+        nonlocal delay
         dropped = min(delay, block.shape[2])
         delay -= dropped
         given = block[:, :, dropped:]
         if view.swaps:
             given = _swapped(given)
-        if given.shape[2]:
-            yield -given if view.inverts else given
+        return -given if view.inverts else given
+
+    # no loop, whose variable would keep a block while the network makes the next
+    return filter(has_samples, map(as_before, stems))
 
 
 def _changed(blocks: Iterable[Tensor], view: View, delay: int) -> Iterator[Tensor]:

@@ -96,11 +96,14 @@ def test_the_gradient_reaches_every_parameter(bands: bool, plain_levels: int) ->
     assert unreached == []
 
 
-def test_only_the_original_vocal_bands_leave_parameters_without_a_gradient() -> None:
+def test_what_the_original_vocal_bands_leave_unused_does_not_learn() -> None:
     model = small(has_vocal_bands=True, normalizes_vocal_bands=False)
     model(magnitude()).square().sum().backward()
     unreached = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert unreached == ["vocal_bands.norm.weight", "vocal_bands.norm.bias"]
+    assert unreached == [name for name, p in model.named_parameters() if not p.requires_grad]
+    # weights of that form have them all the same
+    assert set(unreached) <= set(model.state_dict())
 
 
 @torch.no_grad()

@@ -66,27 +66,32 @@ class Splitter:
         assert 1 <= hop <= chunk_samples
         self.chunk_samples = chunk_samples
         self.hop = hop
-        self._held: Tensor | None = (
-            None  # from the start of the last chunk given, else of the stream
-        )
+        # From the start of the last chunk given, else of the stream; joined when a chunk is full,
+        # because joining at every block would copy a chunk each time.
+        self._held: list[Tensor] = []
+        self._num_held = 0
         self._next = 0  # where in it the next chunk starts
 
     def push(self, block: Float[Tensor, "C L"]) -> list[Chunk]:
         """The chunks that are complete with this block."""
-        held = block if self._held is None else torch.cat([self._held, block], dim=1)
+        self._held.append(block)
+        self._num_held += block.shape[1]
         chunks: list[Chunk] = []
+        if self._num_held - self._next < self.chunk_samples:
+            return chunks
+        held = torch.cat(self._held, dim=1)
         while held.shape[1] - self._next >= self.chunk_samples:
             held = held[:, self._next :]
             self._next = self.hop
             chunks.append(Chunk(held[:, : self.chunk_samples], 0))
-        self._held = held
+        self._held, self._num_held = [held], held.shape[1]
         return chunks
 
     def finish(self) -> list[Chunk]:
         """The last chunk, if samples are left that are in none yet."""
-        held = self._held
-        if held is None or held.shape[1] == 0:
+        if not self._num_held:
             return []
+        held = torch.cat(self._held, dim=1)
         surplus = held.shape[1] - self.chunk_samples
         if self._next == 0:  # no chunk was given: surplus is negative
             return [Chunk(F.pad(held, (0, -surplus)), 0)]

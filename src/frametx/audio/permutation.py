@@ -27,5 +27,6 @@ def best_order(
             "can be told apart"
         )
     orders = torch.tensor(list(permutations(range(num_stems))), device=pair_scores.device)
-    totals = pair_scores[..., orders, torch.arange(num_stems)].sum(dim=-1)
+    places = torch.arange(num_stems, device=pair_scores.device)
+    totals = pair_scores[..., orders, places].sum(dim=-1)
     return orders[totals.argmax(dim=-1)]

@@ -1,11 +1,11 @@
 """Waveform to spectrogram and back, with the exact length restored, never below 32 bits."""
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
+
+from frametx.audio.transfer import on_device
 
 
 class Stft(nn.Module):
@@ -66,7 +66,7 @@ class Stft(nn.Module):
                 padded,
                 self.n_fft,
                 self.hop_length,
-                window=self._window(flat),
+                window=self.window_for(flat),
                 center=False,
                 return_complex=True,
             )
@@ -86,11 +86,16 @@ class Stft(nn.Module):
                 flat,
                 self.n_fft,
                 self.hop_length,
-                window=self._window(flat.real),
+                window=self.window_for(flat.real),
                 center=True,
                 length=self.num_samples(flat.shape[-1]),
             )
         return waveform[..., :length].reshape(*spectrogram.shape[:-2], length)
 
-    def _window(self, like: Tensor) -> Tensor:
-        return cast(Tensor, self.window).to(like.dtype)
+    def window_for(self, samples: Float[Tensor, "*any"]) -> Float[Tensor, " n_fft"]:
+        """The window in the precision of `samples` and on their device.
+
+        A transform that is part of a module is moved with it; one that a plain object holds, as an
+        augmentation does, stays on the CPU and is used with waveforms of any device.
+        """
+        return on_device(self.window, samples.device).to(samples.dtype)

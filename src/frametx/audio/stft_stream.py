@@ -56,7 +56,7 @@ class StftStream:
             used.reshape(-1, used.shape[-1]),
             self.stft.n_fft,
             self._hop,
-            window=self.stft.window.to(used.dtype),
+            window=self.stft.window_for(used),
             center=False,
             return_complex=True,
         )

@@ -34,7 +34,9 @@ class FrameDecoder(Block):
             larger = _bilinear(x.half(), skip.shape[2:]).bfloat16().to(skip.dtype)
         else:
             larger = _interpolated(x, skip.shape[2:])
-        return self.body(torch.cat([skip, larger] if self.skip_first else [larger, skip], 1))
+        joined = torch.cat([skip, larger] if self.skip_first else [larger, skip], 1)
+        del larger  # the body is where a network's memory peaks
+        return self.body(joined)
 
 
 def _interpolated(x: Float[Tensor, "B C T_in F_in"], size: torch.Size) -> Float[Tensor, "B C T F"]:

@@ -18,7 +18,8 @@ class VocalBandHead(Block):
         dropout: of the block.
         restarts_residual: of the block.
         normalizes: read the normalised bridge. The original computes this norm and overwrites the
-            result; with False its two parameters exist, take no part and get no gradient.
+            result; with False its two parameters are kept for weights of that form and do not
+            learn: several devices wait for the gradient of every parameter that does.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class VocalBandHead(Block):
     ) -> None:
         super().__init__()
         self.normalizes = normalizes
-        self.norm = ChannelNorm(num_channels=num_channels)
+        self.norm = ChannelNorm(num_channels=num_channels).requires_grad_(normalizes)
         self.transform = ConvolutionalTransformerEncoder(
             num_channels=num_channels,
             num_heads=num_heads,

@@ -44,7 +44,7 @@ def stretched(
     places = (steps[None] * rates.double()[:, None]).round().long()
     end = int(places.max()) + n_fft // 2
     padded = F.pad(waveform, (n_fft // 2 + hop, max(0, end - waveform.shape[-1])))
-    window = stft.window.to(waveform.device)
+    window = stft.window_for(waveform)
     rows = torch.arange(len(waveform), device=waveform.device)[:, None]
     starts = beside(places, waveform)
     windows = padded.unfold(-1, n_fft, 1)  # B C places n_fft, a view

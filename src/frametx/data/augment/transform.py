@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from frametx.audio.transfer import on_device
 from frametx.data.sampling import WORD, philox, stream_key
 
 Parameters = Mapping[str, Tensor]
@@ -147,9 +148,7 @@ def input_samples(transforms: Sequence[Transform], num_samples: int) -> int:
 
 def beside(parameter: Shaped[Tensor, "*any"], waveform: Tensor) -> Shaped[Tensor, "*any"]:
     """A parameter on the device of a waveform, without waiting for that device."""
-    if waveform.device.type == "cuda":
-        parameter = parameter.pin_memory()
-    return parameter.to(waveform.device, non_blocking=True)
+    return on_device(parameter, waveform.device)
 
 
 def per_row(parameter: Float[Tensor, " B"], waveform: Tensor) -> Float[Tensor, "B 1 1"]:
