@@ -1,13 +1,14 @@
 """Files that are whole under their name, or not there at all."""
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+
+from frametx.unfinished import part_beside
 
 PART_SUFFIX = ".part"
 
@@ -24,7 +25,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         OSError: naming `path`, if the disk is full or cannot be written to.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
+    part = part_beside(path)
     try:
         yield part
         sync(part)
