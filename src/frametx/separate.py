@@ -30,6 +30,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from frametx.allocator import return_memory
 from frametx.audio.io import probe
 from frametx.audio.stem_files import CLIPPINGS, FORMATS, missing_folders, remove_empty
 from frametx.audio.tags import read_tags
@@ -497,6 +498,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 def main(cfg: DictConfig) -> int:
     """One run; the exit code is the report's."""
     signal.signal(signal.SIGTERM, stop)
+    return_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a name's letters
     try:
