@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # These write down how long a stream is; of all others FFmpeg guesses from the bit rate.
 KNOW_THEIR_LENGTH = ("mov,", "matroska,", "asf", "avi")
+NOTED_SECONDS = 0.08  # by which it may without a note: an encoder's delay and its last frame
 TOLERATED_SECONDS = 0.5  # by which a whole file may end before the length that it states
 # Formats of sound: a playlist would make FFmpeg open other files.
 FORMATS = (
@@ -38,6 +39,7 @@ FORMATS = (
     "ircam,loas,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,nut,ogg,oma,osq,qcp,rm,rso,shn,"
     "sox,tak,truehd,tta,voc,vqf,w64,wav,wsd,wtv,wv,xwma"
 )
+PACKED = "flt"  # PyAV crashes over more than seven channels with a plane each
 SKIP_MANUAL = 1 << 29  # FFmpeg's flag to leave the samples as they are decoded
 MOST_COMPLAINTS = 3  # of different kinds that are noted of one file
 
@@ -165,7 +167,12 @@ def read_container(
     num_given += num_held
     if not num_given:
         raise ValueError(f"{wanted.path}: holds no samples")
-    if stated_s is not None and num_given < (stated_s - TOLERATED_SECONDS) * sample_rate:
+    if stated_s is None:
+        return
+    missing = round(stated_s * sample_rate) - num_given
+    if NOTED_SECONDS * sample_rate < missing <= TOLERATED_SECONDS * sample_rate:
+        note(f"ends {missing} samples before the length that it states")
+    if missing > TOLERATED_SECONDS * sample_rate:
         raise ValueError(
             f"{wanted.path}: cut short, ends at sample {num_given} of "
             f"{round(stated_s * sample_rate)}"
@@ -234,7 +241,8 @@ def _frames(
         for packet in container.demux(stream):
             if packet.duration:
                 last_packet_s = float(packet.duration * packet.time_base)
-            for frame in _decoded(packet, complaints, is_lenient=wanted.is_mpeg):
+            is_lenient = wanted.is_mpeg or container.format.name == "aac"
+            for frame in _decoded(packet, complaints, is_lenient=is_lenient):
                 if waiting is not None:
                     yield waiting
                 waiting = frame
@@ -330,15 +338,14 @@ _NULL_HANDLER = logging.NullHandler()
 
 def _cut(frame: "AudioFrame", keep: int) -> "AudioFrame":
     from av.audio.frame import AudioFrame
+    from av.audio.resampler import AudioResampler
 
-    width = 1 if frame.format.is_planar else frame.layout.nb_channels
-    samples: np.ndarray = np.ascontiguousarray(frame.to_ndarray()[:, : keep * width])
-    shorter = AudioFrame.from_ndarray(
-        samples,
-        format=frame.format.name,
-        layout=frame.layout.name,
-    )
-    shorter.sample_rate = frame.sample_rate
+    layout, rate = frame.layout.name, frame.sample_rate
+    frame.pts = None
+    (packed,) = AudioResampler(format=PACKED, layout=layout, rate=rate).resample(frame)
+    samples = np.ascontiguousarray(packed.to_ndarray()[:, : keep * packed.layout.nb_channels])
+    shorter = AudioFrame.from_ndarray(samples, format=PACKED, layout=layout)
+    shorter.sample_rate = rate
     return shorter
 
 
@@ -369,7 +376,7 @@ def _samples(
                 note(
                     f"goes on in {kind[2]} Hz, {kind[1]}: made {first[2]} Hz, {first[1]} throughout"
                 )
-            resampler = AudioResampler(format="fltp", layout=first[1], rate=first[2])
+            resampler = AudioResampler(format=PACKED, layout=first[1], rate=first[2])
             given = kind
         frame.pts = None  # a gap between time stamps is no silence to be filled
         yield from _converted(resampler, frame)
@@ -381,7 +388,8 @@ def _converted(
     resampler: "AudioResampler", frame: "AudioFrame | None"
 ) -> Iterator[tuple[int, np.ndarray]]:
     for converted in resampler.resample(frame):
-        yield converted.sample_rate, converted.to_ndarray()
+        samples = converted.to_ndarray().reshape(-1, converted.layout.nb_channels)
+        yield converted.sample_rate, samples.T
 
 
 def _stated_seconds(container: "InputContainer", stream: "AudioStream") -> float | None:

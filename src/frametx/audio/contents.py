@@ -18,6 +18,8 @@ from frametx.audio import flac, mpeg, ogg, riff
 from frametx.audio.spans import Span
 
 Decoder = Literal["libsndfile", "ffmpeg", "either"]
+LONGEST_FRAME_BYTES = 1_729  # of MPEG
+MOST_OPUS_CHANNELS = 6  # that libsndfile decodes of any encoder
 LONGEST_JUNK = 1 << 20  # bytes in front of a file's own beginning
 KEEP_WHAT_IS_THERE = "fetch or copy it anew, or keep what is there with: ffmpeg -i OLD NEW"
 # How files begin that decoders stop at the end of: further ones may be joined to them.
@@ -121,6 +123,7 @@ def _look(data: mmap, at: int) -> Contents | None:
         return _several(_mp4_places(data, at), at, len(data), "ffmpeg")
     for beginning, decoder in BEGINNINGS:
         if beginning.match(head):
+            _check_w64(data, at)
             places = [found.start() for found in beginning.finditer(data, at)]
             return _several(places, at, len(data), decoder)
     if at:
@@ -156,8 +159,10 @@ def _behind_junk(data: mmap) -> Contents | None:
         if found is not None:
             return _with_note(found, f"the {at} bytes in front of its beginning are left out")
     found = mpeg.walk(data, 0, len(data))
-    if found is not None and 2 * sum(end - begin for begin, end in found.runs) > len(data):
-        return _mpeg(data, 0, len(data))
+    if found is not None:
+        behind = len(data) - found.runs[0][0]
+        if 2 * sum(end - begin for begin, end in found.runs) > behind:
+            return _mpeg(data, 0, len(data))
     return None
 
 
@@ -175,6 +180,20 @@ def _several(places: Sequence[int], begin: int, end: int, decoder: Decoder) -> C
         return Contents((Piece(spans=((begin, end),) if begin else (), decoder=decoder),))
     pieces = tuple(Piece(spans=(pair,), decoder=decoder) for pair in pairwise([*places, end]))
     return Contents(pieces, _joined_note(len(pieces)))
+
+
+def _check_w64(data: mmap, at: int) -> None:
+    """Refuse a W64 that is shorter than it says: libsndfile takes what is left for the whole."""
+    if data[at : at + 4] != b"riff":
+        return
+    at += 40
+    while at + 24 <= len(data):
+        size = int.from_bytes(data[at + 16 : at + 24], "little")
+        if data[at : at + 4] == b"data" and (missing := at + size - len(data)) > 0:
+            raise ValueError(
+                f"cut short, {missing} bytes of its samples are missing: {KEEP_WHAT_IS_THERE}"
+            )
+        at += max(24, size + -size % 8)
 
 
 def _mp4_places(data: mmap, at: int) -> list[int]:
@@ -204,6 +223,10 @@ def _riff(data: mmap, begin: int) -> Contents:
 
 def _sheet(data: mmap, sheet: riff.Sheet, *, is_plain: bool) -> Contents:
     behind = sheet.samples + sheet.num_bytes
+    if sheet.missing >= max(sheet.block, LONGEST_FRAME_BYTES if sheet.is_mpeg else 0):
+        raise ValueError(
+            f"cut short, {sheet.missing} bytes of its samples are missing: {KEEP_WHAT_IS_THERE}"
+        )
     if sheet.is_mpeg:
         found = _mpeg(data, sheet.samples, behind)
         if found is None or is_plain:
@@ -211,10 +234,6 @@ def _sheet(data: mmap, sheet: riff.Sheet, *, is_plain: bool) -> Contents:
         # Where files are joined, libsndfile's count of an MP3 would have to be exact.
         pieces = tuple(replace(piece, decoder="ffmpeg") for piece in found.pieces)
         return replace(found, pieces=pieces)
-    if sheet.missing >= sheet.block:
-        raise ValueError(
-            f"cut short, {sheet.missing} bytes of its samples are missing: {KEEP_WHAT_IS_THERE}"
-        )
     if sheet.num_bytes <= 0:
         raise ValueError("holds no samples")
     notes: list[str] = []
@@ -247,7 +266,11 @@ def _flac(data: mmap, begin: int) -> Contents:
 
 
 def _flac_piece(data: mmap, stream: flac.Flac, *, is_plain: bool) -> Piece:
-    if stream.stated and (stream.counted is None or stream.counted <= stream.stated):
+    if stream.counted is not None and stream.counted < stream.stated:
+        raise ValueError(
+            f"cut short, ends at sample {stream.counted} of {stream.stated}: {KEEP_WHAT_IS_THERE}"
+        )
+    if stream.stated and (stream.counted is None or stream.counted == stream.stated):
         return Piece() if is_plain and not stream.begin else Piece(((stream.begin, stream.end),))
     packed = int.from_bytes(data[stream.begin + 18 : stream.begin + 22], "big")
     bits = (packed >> 4 & 31) + 1
@@ -278,6 +301,8 @@ def _ogg_piece(link: ogg.Link, *, spans: tuple[Span, ...]) -> Piece:
     is_known = len(link.heads) == 1 and link.heads[0].startswith(
         (b"\x01vorbis", b"OpusHead", b"\x7fFLAC")
     )
+    if link.heads[0].startswith(b"OpusHead") and link.heads[0][9] > MOST_OPUS_CHANNELS:
+        return Piece(spans, "ffmpeg", kind=("OGG", "OPUS"))
     return Piece(spans, "either" if is_known else "ffmpeg")
 
 

@@ -30,6 +30,7 @@ from frametx.audio.spans import Span, Spans
 
 BLOCK_SAMPLES = 1 << 15  # that FFmpeg gives at once
 LONGEST = 1 << 48  # samples; libsndfile states more where it does not know
+SCANNED = ("FLAC", "MP3")  # are looked through from end to end; a look at others costs nothing
 OPUS_HEAD_BYTES = 1_024  # at most, from the start of a file to what its channels mean
 MOST_LINES = 3  # of a decoder, that are noted of one file
 
@@ -318,8 +319,7 @@ def _known(path: Path, num_samples: int, note: Note) -> SndfileReader | None:
         reader = SndfileReader(path, Piece(), note)
     except sf.LibsndfileError:
         return None
-    # An MP3's count may be a frame more than what decodes.
-    if num_samples <= reader.info.num_samples <= num_samples + 1_152:
+    if reader.info.format in SCANNED and reader.info.num_samples == num_samples:
         return reader
     reader.close()
     return None
