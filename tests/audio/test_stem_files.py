@@ -620,3 +620,35 @@ def test_a_copied_song_is_the_song_under_a_stems_name(tmp_path: Path) -> None:
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
     with pytest.raises(ValueError, match="is the song itself"):
         copy_as_stem(copy, copy.parent / "instrumental")
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype", "channels", "written"),
+    [
+        ("WAV", "IMA_ADPCM", 2, "PCM_16"),
+        ("WAV", "MS_ADPCM", 2, "PCM_16"),
+        ("WAV", "GSM610", 1, "PCM_16"),
+        ("WAV", "G721_32", 1, "PCM_16"),
+        ("WAV", "NMS_ADPCM_16", 1, "PCM_16"),
+        ("WAV", "ULAW", 2, "PCM_16"),
+        ("AU", "G723_24", 1, "PCM_16"),
+        ("AIFF", "ALAW", 2, "PCM_16"),
+        ("CAF", "ALAC_16", 2, "PCM_16"),
+        ("CAF", "ALAC_24", 2, "PCM_24"),
+        ("XI", "DPCM_16", 1, "PCM_16"),
+    ],
+)
+def test_stems_of_a_coding_by_blocks_keep_the_length_and_add_up(
+    tmp_path: Path, format: str, subtype: str, channels: int, written: str
+) -> None:
+    samples = noise(7_777, channels=channels, level=0.1)
+    rate = 8_000 if subtype.startswith("NMS") else RATE
+    source = song(tmp_path / "x", samples, format=format, subtype=subtype, rate=rate)
+    files = separated(source, tmp_path / "out")
+    length = read_audio(source).shape[1]
+    bits = INTEGER_BITS[written]
+    stems = [steps_of(path, bits) for path in files.outputs.values()]
+    assert {probe(path).subtype for path in files.outputs.values()} == {written}
+    assert {len(stem) for stem in stems} == {length}
+    assert np.array_equal(sum(stems), steps_of(source, bits).round())
+    assert any(subtype in note and written in note for note in files.notes)

@@ -343,7 +343,9 @@ def _cut(frame: "AudioFrame", keep: int) -> "AudioFrame":
     layout, rate = frame.layout.name, frame.sample_rate
     frame.pts = None
     (packed,) = AudioResampler(format=PACKED, layout=layout, rate=rate).resample(frame)
-    samples = np.ascontiguousarray(packed.to_ndarray()[:, : keep * packed.layout.nb_channels])
+    samples: np.ndarray = np.ascontiguousarray(
+        packed.to_ndarray()[:, : keep * packed.layout.nb_channels]
+    )
     shorter = AudioFrame.from_ndarray(samples, format=PACKED, layout=layout)
     shorter.sample_rate = rate
     return shorter
@@ -388,8 +390,8 @@ def _converted(
     resampler: "AudioResampler", frame: "AudioFrame | None"
 ) -> Iterator[tuple[int, np.ndarray]]:
     for converted in resampler.resample(frame):
-        samples = converted.to_ndarray().reshape(-1, converted.layout.nb_channels)
-        yield converted.sample_rate, samples.T
+        samples: np.ndarray = converted.to_ndarray()
+        yield converted.sample_rate, samples.reshape(-1, converted.layout.nb_channels).T
 
 
 def _stated_seconds(container: "InputContainer", stream: "AudioStream") -> float | None:

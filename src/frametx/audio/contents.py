@@ -22,33 +22,34 @@ LONGEST_FRAME_BYTES = 1_729  # of MPEG
 MOST_OPUS_CHANNELS = 6  # that libsndfile decodes of any encoder
 LONGEST_JUNK = 1 << 20  # bytes in front of a file's own beginning
 KEEP_WHAT_IS_THERE = "fetch or copy it anew, or keep what is there with: ffmpeg -i OLD NEW"
+
+
+def _beginnings(
+    decoder: Decoder, *patterns: bytes
+) -> tuple[tuple[re.Pattern[bytes], Decoder], ...]:
+    return tuple((re.compile(pattern, re.DOTALL), decoder) for pattern in patterns)
+
+
 # How files begin that decoders stop at the end of: further ones may be joined to them.
-BEGINNINGS: tuple[tuple[re.Pattern[bytes], Decoder], ...] = tuple(
-    (re.compile(pattern, re.DOTALL), decoder)
-    for decoder, patterns in (
-        (
-            "either",
-            (
-                rb"caff\x00\x01\x00\x00desc",
-                rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00",  # W64
-                rb"\.snd\x00\x00\x00[\x18-\xff].{4}\x00\x00\x00[\x01-\x1b]\x00[\x00-\x0b]",
-            ),
-        ),
-        (
-            "ffmpeg",
-            (
-                rb"RIFF.{4}AVI LIST",
-                rb"\x1aE\xdf\xa3.{1,56}?(?:webm|matroska)",
-                rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",  # ASF
-                rb"wvpk.{12}\x00{4}.{5}[\x08-\x0f\x18-\x1f\x28-\x2f\x38-\x3f]",
-                rb"TTA1[\x01-\x03]\x00[\x01-\x08]\x00",
-                rb"MAC [\x6e-\xff]\x0f",
-            ),
-        ),
-    )
-    for pattern in patterns
+BEGINNINGS = (
+    *_beginnings(
+        "either",
+        rb"caff\x00\x01\x00\x00desc",
+        rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00",  # W64
+        rb"\.snd\x00\x00\x00[\x18-\xff].{4}\x00\x00\x00[\x01-\x1b]\x00[\x00-\x0b]",
+    ),
+    *_beginnings(
+        "ffmpeg",
+        rb"RIFF.{4}AVI LIST",
+        rb"\x1aE\xdf\xa3.{1,56}?(?:webm|matroska)",
+        rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",  # ASF
+        rb"wvpk.{12}\x00{4}.{5}[\x08-\x0f\x18-\x1f\x28-\x2f\x38-\x3f]",
+        rb"TTA1[\x01-\x03]\x00[\x01-\x08]\x00",
+        rb"MAC [\x6e-\xff]\x0f",
+    ),
 )
 SNDFILE_MARKS = (b".snd", b"dns.", b"caff", b"riff", b"NIST", b"Crea", b"2BIT", b" paf", b"fap ")
+SNDFILE_MARKS += (b"Extended Instrument", b"PVF1", b"MATLAB", b"ALawSoundFile", b"\x64\xa3")
 FFMPEG_MARKS = (
     *(b"\x1aE\xdf\xa3", b"FLV\1", b".RMF", b"wvpk", b"MAC ", b"TTA1", b"TTA2", b"MPCK", b"MP+"),
     *(b"tBaK", b"OFR ", b"ajkg", b"#!AMR", b"\x0bw", b"\x7f\xfe\x80\1", b"\0\0\1\xba", b"DSD "),

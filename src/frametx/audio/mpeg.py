@@ -159,9 +159,7 @@ def walk(data: mmap, begin: int, end: int) -> Mpeg | None:
         start, at = at, _walk_run(data, at, end, found)
         if at > start:
             found.runs.append((start, at))
-            if found.missing:
-                break
-        if at >= end:
+        if at >= end or found.missing:
             break
         behind = behind_tags(data, at, end)
         following = next(_places_of_frames(data, behind, end), None)

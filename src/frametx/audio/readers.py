@@ -31,6 +31,9 @@ from frametx.audio.spans import Span, Spans
 BLOCK_SAMPLES = 1 << 15  # that FFmpeg gives at once
 LONGEST = 1 << 48  # samples; libsndfile states more where it does not know
 SCANNED = ("FLAC", "MP3")  # are looked through from end to end; a look at others costs nothing
+# libvorbis misses by some hundred samples where it is to go into the last page, which may hold this
+# many: 255 packets of the usual size.
+LAST_PAGE_SAMPLES = 1 << 18
 OPUS_HEAD_BYTES = 1_024  # at most, from the start of a file to what its channels mean
 MOST_LINES = 3  # of a decoder, that are noted of one file
 
@@ -148,6 +151,7 @@ class SndfileReader(Reader):
         self._note = note
         self._file = file = sound_file(path, piece.spans)
         self._order = _order(path, piece, file)
+        self._at = 0  # libsndfile does not tell it of all codings
         self._is_mpeg = file.subtype.startswith("MPEG")
         super().__init__(
             AudioInfo(path, file.frames, file.samplerate, file.channels, file.format, file.subtype)
@@ -159,15 +163,25 @@ class SndfileReader(Reader):
 
     def seek(self, frames: int, /) -> int:
         """Go to a sample."""
+        if frames == self._at:
+            return frames
+        before = frames
+        if self._file.subtype == "VORBIS" and frames > self._file.frames - LAST_PAGE_SAMPLES:
+            before = max(0, self._file.frames - LAST_PAGE_SAMPLES)
         try:
             with self._listening():
-                return self._file.seek(frames)
+                if self._is_mpeg and frames < self._at:
+                    self._file.seek(0)  # libmpg123 may miss when it goes back by less than a frame
+                self._at = self._file.seek(before)
+                while self._at < frames and (skipped := len(self._file.read(frames - self._at))):
+                    self._at += skipped
+                return self._at
         except sf.LibsndfileError as error:
             raise ValueError(f"{self._path}: has no sample {frames}: {error}") from error
 
     def read(self, frames: int, /, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
         """Samples from here on, L C: `frames`, or what is left."""
-        at = self._file.tell()
+        at = self._at
         try:
             with self._listening():
                 samples = self._file.read(frames, dtype="float32", always_2d=True)
@@ -176,6 +190,7 @@ class SndfileReader(Reader):
             raise ValueError(
                 f"{self._path}: cannot be decoded after sample {at}: {reason}"
             ) from error
+        self._at += len(samples)
         return samples if self._order is None else samples[:, self._order]
 
     def _listening(self) -> Any:
@@ -252,6 +267,7 @@ class JoinedReader(Reader):
         self._ends = list(accumulate(lengths))
         self._at = 0
         self._number = -1
+        self._at_in_piece = 0
         self._piece: Reader | None = None
 
     def close(self) -> None:
@@ -271,13 +287,13 @@ class JoinedReader(Reader):
         end = min(self._at + frames, self._ends[-1])
         while self._at < end:
             number = bisect_right(self._ends, self._at)
-            piece = self._opened(number)
             begin = self._ends[number - 1] if number else 0
-            piece.seek(self._at - begin)
+            piece = self._opened(number, self._at - begin)
             wanted = min(end, self._ends[number]) - self._at
             samples = piece.read(wanted)
             parts.append(samples)
             self._at += len(samples)
+            self._at_in_piece += len(samples)
             if len(samples) < wanted:
                 raise ValueError(
                     f"{self.info.path}: cut short, its part {number + 1} ends at sample "
@@ -285,10 +301,14 @@ class JoinedReader(Reader):
                 )
         return np.concatenate(parts)
 
-    def _opened(self, number: int) -> Reader:
+    def _opened(self, number: int, at: int) -> Reader:
+        """A piece at one of its samples; a needless seek would make a decoder begin anew."""
         if self._piece is None or number != self._number:
             self.close()
-            self._piece, self._number = self._openers[number](), number
+            self._piece, self._number, self._at_in_piece = self._openers[number](), number, 0
+        if at != self._at_in_piece:
+            self._piece.seek(at)
+            self._at_in_piece = at
         return self._piece
 
 

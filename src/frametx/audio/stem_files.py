@@ -106,7 +106,9 @@ def _is_of_blocks(info: AudioInfo) -> bool:
 
 def _as_integers(info: AudioInfo) -> StemFormat:
     """Plain integers instead of a coding by blocks or steps of its own."""
-    subtype = "PCM_24" if info.subtype in DEEP else "PCM_32" if "32" in info.subtype else "PCM_16"
+    subtype = (
+        "PCM_24" if info.subtype in DEEP else "PCM_32" if info.subtype == "ALAC_32" else "PCM_16"
+    )
     container = info.format
     if not _holds(info, container, subtype):
         container = _wav_container(info, subtype)
