@@ -1,6 +1,7 @@
 """The command: from any data to a report, a list, pictures and a preview."""
 
 import json
+import os
 import sys
 from inspect import unwrap
 from pathlib import Path
@@ -295,3 +296,88 @@ def test_a_users_mistake_is_one_line(
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_what_a_library_leaves_out_is_counted_and_named_whatever_its_name(
+    library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    tone = 0.5 * np.sin(np.arange(RATE))
+    vocals = os.fsencode(library / "vocals")
+    for name in (b"caf\xe9.wav", b"\x1b[31m\xe2\x80\xae.wav", b"A$AP - $x_{.wav"):
+        with open(os.path.join(vocals, name), "wb") as file:  # noqa: PTH118, PTH123 - bytes
+            soundfile.write(file, tone * 0.1, RATE, format="WAV")
+    soundfile.write(library / "vocals" / "loud.wav", 1e20 * tone, RATE, subtype="FLOAT")
+    (library / "vocals" / "song.m4a").write_bytes(b"content")
+    (library / "vocals" / os.fsdecode(b"j\xfcnk.wav")).write_text("junk")
+    arguments = (f"data={library}", "shown=100", "plot=true")
+    code, printed, _ = run(monkeypatch, capfd, tmp_path, *arguments)
+    assert code == 0
+    report = json.loads((tmp_path / "check" / "report.json").read_text())
+    kinds = {(Path(one["path"]).name, one["kind"], one["is_fault"]) for one in report["findings"]}
+    assert {
+        ("loud.wav", "absurd", True),
+        ("song.m4a", "not_read", False),
+        (os.fsdecode(b"j\xfcnk.wav"), "unreadable", True),
+    } <= kinds
+    (part,) = (one for one in report["parts"] if one["role"] == "vocals" and one["rejected"])
+    assert part["rejected"] == 3
+    assert part["findings"].items() >= {"absurd": 1, "not_read": 1, "unreadable": 1}.items()
+    assert r"j\xfcnk.wav" in printed
+    assert "\x1b" not in printed
+    exclude = "data.exclude=check/exclude.txt"
+    code, _, _ = run(monkeypatch, capfd, tmp_path, f"data={library}", "strict=true", exclude)
+    assert code == 0
+
+
+def test_all_songs_that_do_not_fit_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "valid", "test"):
+        write_synthetic_tracks(
+            tmp_path / "songs" / split, seconds=1, num_tracks=4, sample_rate=RATE, seed=len(split)
+        )
+    songs = tmp_path / "songs" / "train"
+    for number, length in ((0, RATE - 3), (1, 2 * RATE)):
+        path = songs / f"track_{number:03d}" / "vocals.wav"
+        samples, rate = soundfile.read(path)
+        soundfile.write(path, np.resize(samples, (length, *samples.shape[1:])), rate)
+    (songs / "track_002" / "vocals.wav").unlink()
+    (tmp_path / "songs" / "test" / "track_003" / "vocals.wav").write_text("junk")
+    arguments = (f"data={tmp_path / 'songs'}", "shown=100")
+    code, printed, _ = run(monkeypatch, capfd, tmp_path, *arguments)
+    assert code == 0
+    report = json.loads((tmp_path / "check" / "report.json").read_text())
+    found = {
+        ("/".join(Path(one["path"]).parts[-2:]), one["kind"], one["is_fault"])
+        for one in report["findings"]
+        if one["part"] == "songs"
+    }
+    assert found == {
+        ("train/track_000", "adjusted", False),
+        ("train/track_001", "not_aligned", True),
+        ("train/track_002", "missing_stem", True),
+        ("test/track_003", "unreadable", True),
+    }
+    assert "data.length_tolerance_seconds=1 " in printed
+    accepted = ("data.length_tolerance_seconds=1", "data.missing_stem=silent")
+    run(monkeypatch, capfd, tmp_path, *arguments, *accepted)
+    report = json.loads((tmp_path / "check" / "report.json").read_text())
+    kinds = [one["kind"] for one in report["findings"] if one["part"] == "songs"]
+    assert sorted(kinds) == ["adjusted"] * 3 + ["unreadable"]
+
+
+def test_pictures_that_cannot_be_drawn_cost_no_report(
+    library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "check" / "hours.png").mkdir(parents=True)
+    code, printed, error = run(monkeypatch, capfd, tmp_path, f"data={library}", "plot=true")
+    assert code == 1
+    assert "train vocals" in printed
+    assert error.startswith("note: no pictures: ")
+    assert (tmp_path / "check" / "report.json").is_file()

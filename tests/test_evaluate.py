@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from frametx.evaluate import (
 from frametx.execution import Execution, choose_device
 from frametx.metrics.summary import Summary
 from frametx.pipeline import Pipeline
+from frametx.printable import printable
 from frametx.separation_options import SeparationOptions
 from frametx.separator import SpectrogramSeparator
 
@@ -183,11 +185,91 @@ def test_the_kept_picture_shows_the_estimate(tmp_path: Path) -> None:
     assert first != second
 
 
+@pytest.mark.parametrize(
+    "name", ["A$AP - $x_{", "caf\udce9", "a\nb", "\x1b[31m\u202e", "\U0001f3a4" * 300, "/"]
+)
+def test_a_track_of_any_name_has_scores_a_picture_and_audio(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep = Keep(output=tmp_path, stem_names=STEMS, pictures=1, wavs=1)
+    track = dataclasses.replace(tones(0), name=name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        evaluation = evaluate(used(Halves()), [track], on_track=keep)
+    report(evaluation, tmp_path)
+    assert keep.failures == []
+    assert len([*tmp_path.glob("pictures/*.png")]) == 1
+    with (tmp_path / "tracks.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["track"] for row in rows] == [printable(name)] * 2
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_what_cannot_be_kept_costs_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no\nfont")
+
+    monkeypatch.setattr("frametx.evaluate.save_picture", fail)
+    (tmp_path / "audio").write_text("a file where the folder should be")
+    keep = Keep(output=tmp_path, stem_names=STEMS, pictures=2, wavs=1)
+    evaluation = evaluate(used(Halves()), [tones(0), tones(1)], on_track=keep)
+    assert len(evaluation.scores) == 4
+    first, audio, second = keep.failures
+    assert first == "no picture of album/song 0: no font"
+    assert audio.startswith("no audio of album/song 0: ")
+    assert second.startswith("no picture of album/song 1")
+
+
+class Damaged:
+    """Tracks of which one cannot be read."""
+
+    def __init__(self, *bad: int) -> None:
+        self.bad = bad
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int, /) -> Mixture:
+        if index in self.bad:
+            raise ValueError(f"song {index}/vocals.wav: sample 3 is nan")
+        return tones(index)
+
+
+def test_a_track_that_cannot_be_read_costs_only_its_own_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = evaluate(used(Halves()), Damaged(0))
+    assert {score.track for score in evaluation.scores} == {"album/song 1"}
+    assert evaluation.facts["num_tracks"] == 1
+    report(evaluation, tmp_path)
+    assert "left out, cannot be read: song 0/vocals.wav: sample 3 is nan" in capsys.readouterr().out
+    assert "song 0/vocals.wav" in (tmp_path / "summary.json").read_text()
+    with pytest.raises(ValueError, match="song 0"):
+        evaluate(used(Halves()), Damaged(0, 1))
+
+
+def test_a_stem_that_a_track_lacks_has_no_score() -> None:
+    lacking = tones(0)
+    lacking.stems[0] = 0
+    lacking = dataclasses.replace(lacking, missing=frozenset({0}))
+    evaluation = evaluate(used(Halves()), [lacking, tones(1)])
+    assert [(score.track, score.stem) for score in evaluation.scores] == [
+        ("album/song 0", "instrumental"),
+        ("album/song 1", "vocals"),
+        ("album/song 1", "instrumental"),
+    ]
+    assert {one.num_left_out for one in evaluation.summaries if one.stem == "vocals"} == {0}
+
+
 def test_file_names_are_safe_and_unlike() -> None:
     assert file_name(0, "a/b: c?") == "001_a_b_c_"
     assert file_name(1, "a\\b* c<") == "002_a_b_c_"
     assert len(file_name(2, "Ä" * 500)) < 100
     assert file_name(0, "../../x") == "001_.._.._x"
+    assert len(file_name(0, "\U00020000" * 500).encode()) < 220  # four bytes a letter
+    file_name(0, "caf\udce9").encode()
 
 
 def test_results_lie_beside_the_checkpoint_but_not_in_a_folder_named_like_weights() -> None:
@@ -314,3 +396,21 @@ def test_a_users_mistake_is_one_line(
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_a_failed_picture_is_a_note_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    saved_checkpoint(tmp_path / "a.ckpt")
+    tracks = saved_tracks(tmp_path / "tracks")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "pictures").write_text("a file where the folder should be")
+    monkeypatch.chdir(tmp_path)
+    arguments = [f"data={tracks}", "ckpt=a.ckpt", "device=cpu", "output=out"]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert (tmp_path / "out" / "summary.json").is_file()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("note: no picture of ")

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import lightning as L
 import pytest
+import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -200,6 +202,23 @@ def test_a_batch_that_is_not_finite_is_named_skipped_and_counted(
     assert "2 in a row" in printed
     assert "vocals" in printed
     assert ".wav at " in printed
+
+
+def test_training_begins_with_a_line_of_what_each_library_leaves_out(
+    tmp_path: Path, libraries: Path, compose_tiny: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vocals = Path(shutil.copytree(libraries / "vocals", tmp_path / "vocals"))
+    (vocals / "voice_000.wav").rename(vocals / os.fsdecode(b"caf\xe9\n.wav"))
+    (vocals / "junk.wav").write_text("junk")
+    (vocals / "song.m4a").write_bytes(b"content")
+    soundfile.write(vocals / "loud.wav", [1e20] * 16_000, 16_000, subtype="FLOAT")
+    train(compose_tiny(tmp_path / "run", f"data.vocals={vocals}", "trainer.max_steps=2"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert lines == [
+        "data.vocals: 6 files, 3 left out (1 unreadable, 1 too loud to be audio, 1 in formats that "
+        "are not read): junk.wav, loud.wav, song.m4a; python -m frametx.check names all"
+    ]
+    assert last(tmp_path / "run")["global_step"] == 2
 
 
 def test_one_batch_is_learnt_by_heart(tmp_path: Path, compose_tiny: Compose) -> None:

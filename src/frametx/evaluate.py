@@ -40,6 +40,7 @@ from frametx.pretrained import is_name
 from frametx.printable import printable
 from frametx.separator import Separator
 
+NAME_BYTES = 200  # of a track in the name of a file, of which file systems take 255
 MOST_NAMED = 5  # tracks in a line of the report; tracks.csv marks all of them
 
 
@@ -299,8 +300,8 @@ def beside(ckpt: str) -> Path:
 
 def file_name(index: int, track: str) -> str:
     """A track's name as one that every file system takes; the number keeps two of them apart."""
-    safe = re.sub(r"[^\w.-]+", "_", track)
-    return f"{index + 1:03d}_{safe[:80]}"
+    safe = re.sub(r"[^\w.-]+", "_", track)[:80].encode("utf-8", "replace")
+    return f"{index + 1:03d}_{safe[:NAME_BYTES].decode('utf-8', 'ignore')}"
 
 
 def how_many(key: str, value: object) -> int:

@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from frametx.data.aligned import AlignedCrops, StemTransforms
@@ -202,3 +204,35 @@ def test_transforms_act_on_each_stem_by_itself_and_alike_in_any_batch(
     gains = (mixed * batch["stems"]).sum((2, 3)) / batch["stems"].square().sum((2, 3))
     torch.testing.assert_close(mixed, gains[:, :, None, None] * batch["stems"], atol=1e-5, rtol=0)
     assert gains.abs().flatten().unique().numel() == gains.numel()
+
+
+def test_songs_that_were_made_to_fit_are_trained_on_as_they_are_scored(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, length, channels in (("vocals", 4_000, 2), ("drums", 3_990, 1)):
+        path = tmp_path / "songs" / "song" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * rng.standard_normal((length, channels)), 8_000, subtype="FLOAT")
+    tracks = Tracks(tmp_path / "songs", stems=STEMS, missing_stem="silent")
+    drawn = AlignedCrops(
+        tracks=tracks,
+        seed=0,
+        sample_rate=8_000,
+        num_channels=2,
+        cache_dir=tmp_path / "cache",
+        decode_once=True,
+    )
+    stems = drawn[0, 4_000]["stems"]
+    torch.testing.assert_close(stems, tracks[0].stems, atol=2e-5, rtol=0)
+    assert tracks[0].missing == {2}
+    assert (stems[2] == 0).all()
+
+
+def test_all_files_that_cannot_be_trained_on_are_named(tmp_path: Path) -> None:
+    for song in ("one", "two"):
+        for stem in STEMS:
+            path = tmp_path / "songs" / song / f"{stem}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            level = 1e20 if stem == "drums" else 0.5
+            soundfile.write(path, level * np.sin(np.arange(4_000)), 8_000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"one/drums\.wav cannot be used.*two/drums\.wav cannot"):
+        crops(tmp_path / "songs", tmp_path / "cache", stems=STEMS)
