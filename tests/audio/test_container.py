@@ -145,7 +145,7 @@ def cut_to(fraction: float) -> Callable[[bytes], bytes]:
     return lambda contents: contents[: int(len(contents) * fraction)]
 
 
-@pytest.mark.parametrize("name", ["x.m4a", "x.wma", "x.mkv", "x.aac", "x.avi"])
+@pytest.mark.parametrize("name", ["x.m4a", "x.wma", "x.mkv", "x.avi"])
 def test_a_file_cut_short_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     path = made(tmp_path / name, KINDS[name], sweeps(4 * LENGTH))
     path.write_bytes(cut_to(0.6)(path.read_bytes()))
