@@ -252,7 +252,7 @@ def test_a_file_that_is_no_audio_is_a_message_with_its_name(
 
 def test_samples_that_are_not_finite_are_a_message(studio: Studio, tmp_path: Path) -> None:
     song = write_song(tmp_path / "song.wav", subtype="FLOAT")
-    with pytest.raises(ValueError, match=r"not finite after 0\.0 s"):
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
         run(studio, Choice(song=song, names=["broken.ckpt"]))
     samples, rate = sf.read(song)
     samples[5_000, 1] = np.nan

@@ -31,8 +31,9 @@ def walk(data: mmap, begin: int) -> list[Flac]:
     begins = sorted(place for mark in MARKS for place in _places(data, mark, begin))
     ends = [*begins[1:], len(data)]
     return [
-        Flac(first, end, _stated(data, first), _counted(data, first, end))
+        Flac(first, end, stated, _counted(data, first, end, stated))
         for first, end in zip(begins, ends, strict=True)
+        for stated in [_stated(data, first)]
     ]
 
 
@@ -49,22 +50,31 @@ def _stated(data: mmap, begin: int) -> int:
     return int.from_bytes(data[begin + 21 : begin + 26], "big") & ((1 << 36) - 1)
 
 
-def _counted(data: mmap, begin: int, end: int) -> int | None:
-    """Samples up to the end of the last frame, by the position that its header states."""
+def _counted(data: mmap, begin: int, end: int, stated: int) -> int | None:
+    """Samples up to the end of the last frame, by the positions that frames state.
+
+    Sound holds bytes that look like a frame's header, about one in a hundred files so near its end
+    that they would be taken for the last one. So a position counts only where it is the stated
+    end, or where the frame before ends.
+    """
     fixed = int.from_bytes(data[begin + 10 : begin + 12], "big")  # largest block, in samples
     lowest = max(begin + 42, end - TAIL_BYTES)
     tail = data[lowest:end]
-    at = len(tail)
-    while (at := tail.rfind(b"\xff", 0, at)) >= 0:
+    starts: dict[int, int] = {}  # first sample of what may be a frame -> the sample behind it
+    at = -1
+    while (at := tail.find(b"\xff", at + 1)) >= 0:
         if tail[at + 1 : at + 2] in (b"\xf8", b"\xf9"):
-            total = _end_of_frame(tail[at : at + 16], fixed)
-            if total is not None:
-                return total
-    return None
+            frame = _frame(tail[at : at + 16], fixed)
+            if frame is not None:
+                starts[frame[0]] = frame[1]
+    if stated and stated in starts.values():
+        return stated
+    ends = set(starts.values())
+    return max((behind for first, behind in starts.items() if first in ends), default=None)
 
 
-def _end_of_frame(head: bytes, fixed: int) -> int | None:
-    """The position of the last sample of a frame, None if its header's check sum is wrong."""
+def _frame(head: bytes, fixed: int) -> tuple[int, int] | None:
+    """First sample of a frame and the one behind it, None if its header's sum is wrong."""
     if len(head) < 16:
         head += bytes(16 - len(head))
     size_code, rate_code = head[2] >> 4, head[2] & 15
@@ -80,7 +90,7 @@ def _end_of_frame(head: bytes, fixed: int) -> int | None:
     if at >= len(head) or _crc8(head[:at]) != head[at]:
         return None
     first = number if head[1] & 1 else number * fixed
-    return first + size
+    return first, first + size
 
 
 def _coded_number(head: bytes, at: int) -> tuple[int | None, int]:
