@@ -215,9 +215,7 @@ def _checked_directory(path: Path) -> list[ZipInfo]:
         with ZipFile(path) as archive:
             entries = archive.infolist()
     except BadZipFile as error:
-        raise DamagedError(
-            f"{path} is damaged or no checkpoint: its end is missing or overwritten"
-        ) from error
+        raise _no_end(path) from error
     names = Counter(entry.filename for entry in entries)
     roots = {name.partition("/")[0] for name in names}
     if len(roots) != 1 or max(names.values()) > 1:
@@ -244,9 +242,7 @@ def _num_entries(file: BinaryIO, file_size: int) -> int:
     file.seek(max(0, file_size - end.size))
     record = file.read(end.size)
     if len(record) < end.size or not record.startswith(b"PK\x05\x06"):
-        raise DamagedError(
-            f"{file.name} is damaged or no checkpoint: its end is missing or overwritten"
-        )
+        raise _no_end(file.name)
     *_, count, size, _, _ = end.unpack(record)
     if file_size >= end.size + place.size:
         file.seek(file_size - end.size - place.size)
