@@ -1,11 +1,11 @@
-"""Several separators as one: a network that sees the mixture and all their masks decides.
+"""One separator or several, and a network that corrects their masks.
 
     mixture -> STFT -> magnitude -------------------------> network -> correction
             -> each member, frozen -> its masks, as maps -/                |
                                            '-> their mean -> logits -> + --'-> mask -> estimates
 
 The correction starts at nothing, so an ensemble that has learned nothing is the mean of its
-members.
+members, and with one member alone that member.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from typing import Literal, Self, cast
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from frametx.audio.masking import apply_mask, over_unseen_bins, with_rest
@@ -28,7 +28,12 @@ from frametx.separator import (
     has_ordered_stems,
 )
 
+Maps = Literal["magnitude", "compressed"]
 _MARGIN = 1e-2  # of a mask to 0 and 1 where it is turned into logits
+_COMPRESSION = 0.3  # power of magnitudes: what is 60 dB down is still an eighth
+_QUIET = 1e-6  # added to magnitudes, whose power has no gradient at 0
+_STEREO = 2
+_BETWEEN_CHANNELS = 3  # maps: cosine and sine of a phase, and a difference of levels
 
 
 class Frozen(nn.ModuleList):
@@ -59,24 +64,29 @@ class NeuralEnsemble(nn.Module):
 
     Args:
         members: separators of the same stems; frozen from now on.
-        network: maps B (1+N*S_out)*C F T -> corrections B S_out*C F T for N members, where S_out is
-            the stems but the complement. In one map after the other: the channels of the mixture,
-            then of each member all stems with their channels. Its last layer is called `out`.
+        network: maps B C_in F T -> corrections B S_out*C F T, where S_out is the stems but the
+            complement. C_in is what `num_maps` gives. Its last layer is called `out`.
         stft: the transform in which masks are compared and corrected.
         stems: names, in the order of the estimates.
         complement: the stem that is mixture minus the others.
         sample_rate: Hz.
         num_channels: C.
         chunk_frames: T of a chunk at separation time.
-        scale: `chunk_peak` divides the magnitude that the network reads by its own largest value;
-            `none` hands it over as it is.
+        scale: `chunk_peak` divides the magnitude that the network reads by its own largest value,
+            `chunk_rms` by the root of its mean square; `none` hands it over as it is.
         top_bin: correction of the bins the network does not see: `copy` repeats that of the highest
             one it does, `zero` leaves them the mean.
         ordered_stems: True; masks of stems without an order cannot be compared.
+        maps: what the network reads. `magnitude` is the channels of the mixture, then of each
+            member all stems with their channels. `compressed` is magnitude^0.3 of the channels,
+            the masks, their logits / 4 and, of a stereo mixture, cosine and sine of the phase
+            between its channels and their difference in level.
+        correction_scale: factor of what the network returns.
+        extends_masks: in the bins that a member of our STFT does not see, its mask is that of the
+            highest bin it does; False takes what it would apply there itself.
 
     Raises:
-        ValueError: if there are fewer than two members, one does not fit, or the network cannot
-            be used so.
+        ValueError: if there is no member, one does not fit, or the network cannot be used so.
 
     Source: announced as "mutation transformer" by the author of the family, and never written;
     this design is ours.
@@ -93,9 +103,12 @@ class NeuralEnsemble(nn.Module):
         sample_rate: int,
         num_channels: int,
         chunk_frames: int,
-        scale: Literal["chunk_peak", "none"],
+        scale: Literal["chunk_peak", "chunk_rms", "none"],
         top_bin: Literal["copy", "zero"],
         ordered_stems: bool = True,
+        maps: Maps = "magnitude",
+        correction_scale: float = 1.0,
+        extends_masks: bool = False,
     ) -> None:
         super().__init__()
         check_stems(stems, complement)
@@ -110,15 +123,14 @@ class NeuralEnsemble(nn.Module):
                 f"complement={complement} must be one of the stems {list(stems)}, and not the only "
                 "one: in an ensemble one stem is what the others leave"
             )
-        if scale not in ("chunk_peak", "none"):
-            raise ValueError(f"scale={scale} must be chunk_peak or none")
+        if scale not in ("chunk_peak", "chunk_rms", "none"):
+            raise ValueError(f"scale={scale} must be chunk_peak, chunk_rms or none")
+        if maps not in ("magnitude", "compressed"):
+            raise ValueError(f"maps={maps} must be magnitude or compressed")
         if top_bin not in ("copy", "zero"):
             raise ValueError(f"top_bin={top_bin} must be copy or zero")
-        if len(members) < 2:
-            raise ValueError(
-                f"an ensemble of {len(members)} member(s) has nothing to choose from: give at "
-                "least two; init_from=... goes on training a single one"
-            )
+        if not members:
+            raise ValueError("an ensemble has at least one member: members=[a.ckpt]")
         for number, member in enumerate(members, 1):
             _check_member(member, number, stems=stems, num_channels=num_channels)
         self.num_bins = _usable_bins(network, stft)
@@ -131,6 +143,9 @@ class NeuralEnsemble(nn.Module):
         self.num_channels = num_channels
         self.chunk_samples = stft.num_samples(chunk_frames)
         self.scale = scale
+        self.maps: Maps = maps
+        self.correction_scale = correction_scale
+        self.extends_masks = extends_masks
         self.top_bin = top_bin
         self.input_range = tuple(getattr(network, "input_range", (0.0, 1.0)))
         self.frame_multiple = int(getattr(network, "frame_multiple", 1))
@@ -144,7 +159,7 @@ class NeuralEnsemble(nn.Module):
         spectrogram = self.stft(mixture)
         magnitude = spectrogram.abs()
         masks = self.member_masks(mixture, magnitude)
-        mask = corrected(masks.mean(dim=1), self._correction(magnitude, masks))
+        mask = corrected(masks.mean(dim=1), self._correction(spectrogram, masks))
         estimates = self.stft.inverse(apply_mask(spectrogram, mask), length=mixture.shape[-1])
         return with_rest(estimates, mixture, self.stems.index(self.complement))
 
@@ -178,6 +193,11 @@ class NeuralEnsemble(nn.Module):
     ) -> Float[Tensor, "B S_out C F T"]:
         """Of a member with our STFT: the mask it would apply itself."""
         mask = _over_channels(member.mask, magnitude, num_channels=member.num_channels)
+        if self.extends_masks:
+            stems, num_bins = mask.shape[1], member.num_bins
+            seen = rearrange(mask[..., :num_bins, :], "b s c f t -> b (s c) f t")
+            mask = over_unseen_bins(seen, magnitude.shape[2], "copy")
+            mask = rearrange(mask, "b (s c) f t -> b s c f t", s=stems)
         given = [stem for stem in member.stems if stem != member.complement]
         of_stem = {stem: mask[:, i] for i, stem in enumerate(given)}
         if member.complement is not None:
@@ -206,21 +226,80 @@ class NeuralEnsemble(nn.Module):
         return self.stft(wanted).abs() / magnitude.clamp_min(tiny).unsqueeze(1)
 
     def _correction(
-        self, magnitude: Float[Tensor, "B C F T"], masks: Float[Tensor, "B N S_out C F T"]
+        self, spectrogram: Complex[Tensor, "B C F T"], masks: Float[Tensor, "B N S_out C F T"]
     ) -> Float[Tensor, "B S_out C F T"]:
-        """What the network adds to the logits of the mean mask."""
-        seen = magnitude[:, :, : self.num_bins]
-        if self.scale == "chunk_peak":
-            peak = seen.amax(dim=(1, 2, 3), keepdim=True)
-            seen = seen / peak.clamp_min(torch.finfo(seen.dtype).tiny)
-        maps = rearrange(masks[..., : self.num_bins, :], "b n s c f t -> b (n s c) f t")
+        """What is added to the logits of the mean mask."""
+        seen, masks = spectrogram[:, :, : self.num_bins], masks[..., : self.num_bins, :]
+        magnitude = _scaled(seen.abs(), self.scale)
+        parts = (
+            [magnitude, _flat(masks)]
+            if self.maps == "magnitude"
+            else compressed_maps(seen, magnitude, masks)
+        )
         low, high = self.input_range
-        given = low + (high - low) * torch.cat([seen, maps], dim=1)
+        given = low + (high - low) * torch.cat(parts, dim=1)
         num_frames = given.shape[-1]
         given = F.pad(given, (0, -num_frames % self.frame_multiple), value=low)
-        correction = self.network(given)[..., :num_frames].to(magnitude.dtype)
-        correction = over_unseen_bins(correction, magnitude.shape[2], self.top_bin)
-        return rearrange(correction, "b (s c) f t -> b s c f t", c=magnitude.shape[1])
+        answer = self.network(given)[..., :num_frames].to(magnitude.dtype)
+        answer = over_unseen_bins(answer, spectrogram.shape[2], self.top_bin)
+        channels = spectrogram.shape[1]
+        return self.correction_scale * rearrange(answer, "b (s c) f t -> b s c f t", c=channels)
+
+
+def num_maps(*, num_members: int, num_given_stems: int, num_channels: int, maps: Maps) -> int:
+    """How many maps the network of an ensemble reads.
+
+    Args:
+        num_members: N.
+        num_given_stems: S_out, the stems but the complement.
+        num_channels: C.
+        maps: as of `NeuralEnsemble`.
+    """
+    of_masks = num_members * num_given_stems * num_channels
+    if maps == "magnitude":
+        return num_channels + of_masks
+    return num_channels + 2 * of_masks + (_BETWEEN_CHANNELS if num_channels == _STEREO else 0)
+
+
+def compressed_maps(
+    spectrogram: Complex[Tensor, "B C F T"],
+    magnitude: Float[Tensor, "B C F T"],
+    masks: Float[Tensor, "B N S_out C F T"],
+) -> list[Float[Tensor, "B C_some F T"]]:
+    """What tells a small network most: quiet bins and saturated masks as numbers of middle size.
+
+    Args:
+        spectrogram: of the mixture.
+        magnitude: of it, scaled.
+        masks: of the members.
+    """
+    parts = [(magnitude + _QUIET).pow(_COMPRESSION), _flat(masks), _flat(_logits(masks)) / 4]
+    if spectrogram.shape[1] == _STEREO:
+        left, right = spectrogram.unbind(dim=1)
+        across = left * right.conj()
+        tiny = torch.finfo(magnitude.dtype).tiny ** 0.5
+        length = across.abs().clamp_min(tiny)
+        levels = magnitude.square().clamp_min(_QUIET**2)
+        difference = (levels[:, :1] - levels[:, 1:]) / levels.sum(dim=1, keepdim=True)
+        between = torch.stack([across.real / length, across.imag / length], dim=1)
+        parts += [between.to(magnitude.dtype), difference]
+    return parts
+
+
+def _scaled(magnitude: Float[Tensor, "B C F T"], scale: str) -> Float[Tensor, "B C F T"]:
+    if scale == "none":
+        return magnitude
+    axes = (1, 2, 3)
+    level = (
+        magnitude.amax(dim=axes, keepdim=True)
+        if scale == "chunk_peak"
+        else magnitude.square().mean(dim=axes, keepdim=True).sqrt()
+    )
+    return magnitude / level.clamp_min(torch.finfo(magnitude.dtype).tiny)
+
+
+def _flat(masks: Float[Tensor, "B N S_out C F T"]) -> Float[Tensor, "B C_masks F T"]:
+    return rearrange(masks, "b n s c f t -> b (n s c) f t")
 
 
 def corrected(
@@ -232,11 +311,14 @@ def corrected(
     together a little before the logits are taken, and apart again afterwards. A large correction
     may therefore leave [0, 1] by a hundredth.
     """
-    drawn = _MARGIN + (1 - 2 * _MARGIN) * mask
-    logits = torch.logit(drawn)
+    logits = _logits(mask)
     moved = torch.sigmoid(logits + correction)
     # a difference of two sigmoids, so that it is exactly 0 for a correction of 0
     return mask + (moved - torch.sigmoid(logits)) / (1 - 2 * _MARGIN)
+
+
+def _logits(mask: Float[Tensor, "*any F T"]) -> Float[Tensor, "*any F T"]:
+    return torch.logit(_MARGIN + (1 - 2 * _MARGIN) * mask)
 
 
 def _over_channels(

@@ -3,8 +3,8 @@
 SPECTROGRAM_NETWORKS = (
     *("asym_unet_mct.AsymUNetMCT", "bert.Bert", "frame_transformer_v1.FrameTransformerV1"),
     *("jansson_unet.JanssonUNet", "mmdensenet.MMDenseNet", "open_unmix.OpenUnmix"),
-    *("positionwise.Positionwise", "spleeter.Spleeter", "v10_temporal.V10Temporal"),
-    *("v2b.V2b", "v3.V3", "v7.V7", "v8.V8", "v9_patch.V9Patch"),
+    *("mask_refiner.MaskRefiner", "positionwise.Positionwise", "spleeter.Spleeter"),
+    *("v10_temporal.V10Temporal", "v2b.V2b", "v3.V3", "v7.V7", "v8.V8", "v9_patch.V9Patch"),
 )
 """Networks of a `SpectrogramSeparator`: a checkpoint may name these and no others."""
 WAVEFORM_NETWORKS = (

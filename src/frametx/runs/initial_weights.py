@@ -24,7 +24,9 @@ from frametx.checkpoint import (
     read_file,
     separator_weights,
 )
+from frametx.neural_ensemble import num_maps
 from frametx.nn.low_rank import has_adapters
+from frametx.pretrained import is_name
 from frametx.training.initialisation import initialise
 from frametx.training.stopping import is_child_process
 
@@ -87,20 +89,26 @@ def members_of_ensemble(cfg: DictConfig, resumed: str | None) -> list[Member]:
         raise ValueError(f"members={cfg.members} must be a list: members=[a.ckpt,b.ckpt]")
     source = resumed or cfg.init_from
     if cfg.members:
-        members = [_member_of(str(Path(str(path)).expanduser())) for path in cfg.members]
+        members = [_member_of(str(path)) for path in cfg.members]
     elif source is not None:
         members = _members_inside(str(Path(str(source)).expanduser()))
     else:
         members = []
     if not members:
-        raise ValueError("model=neural_ensemble needs trained separators: members=[a.ckpt,b.ckpt]")
-    num_maps = (len(cfg.stems) - 1) * cfg.audio.num_channels  # of one member's masks
+        raise ValueError("an ensemble needs trained separators: members=[a.ckpt,b.ckpt]")
     cfg.separator.members = None
-    cfg.model.in_channels = cfg.audio.num_channels + len(members) * num_maps
+    cfg.model.in_channels = num_maps(
+        num_members=len(members),
+        num_given_stems=len(cfg.stems) - 1,
+        num_channels=cfg.audio.num_channels,
+        maps=cfg.separator.get("maps", "magnitude"),
+    )
     return members
 
 
 def _member_of(path: str) -> Member:
+    if not is_name(path):
+        path = str(Path(path).expanduser())
     stored = read_checkpoint(path)
     return Member(path, stored["frametx"]["separator"], separator_weights(stored, path), True)
 
