@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from frametx.audio.stft import Stft
 from frametx.checkpoint import load_separator, save_separator
+from frametx.models.mask_refiner import MaskRefiner
 from frametx.models.v7 import V7
-from frametx.neural_ensemble import NeuralEnsemble, corrected
+from frametx.neural_ensemble import Maps, NeuralEnsemble, corrected, num_maps
 from frametx.separator import SpectrogramSeparator
 from frametx.streaming import separate_waveform
 
@@ -419,8 +420,8 @@ def test_members_that_do_not_fit_are_refused() -> None:
         scale="chunk_peak",
         top_bin="copy",
     )
-    with pytest.raises(ValueError, match=r"1 member\(s\).*at least two"):
-        ensemble_around(fits)
+    with pytest.raises(ValueError, match="at least one member"):
+        ensemble_around()
     with pytest.raises(ValueError, match="member 2 is a Linear, which separates nothing"):
         ensemble_around(fits, nn.Linear(1, 1))
     with pytest.raises(ValueError, match="member 2 is shown what it did earlier"):
@@ -470,3 +471,96 @@ def test_a_network_may_want_another_range_and_a_multiple_of_frames() -> None:
 def test_the_network_that_is_shipped_is_one_that_an_ensemble_can_use() -> None:
     ensemble = ensemble_of(stored_member(), stored_member())
     assert isinstance(ensemble.network, V7)
+
+
+def refiner(
+    *members: nn.Module, channels: int = 2, maps: Maps = "compressed", extends_masks: bool = False
+) -> NeuralEnsemble:
+    """A mask refiner around members, as experiment=refiner has it, but small."""
+    torch.manual_seed(0)
+    in_channels = num_maps(
+        num_members=len(members), num_given_stems=1, num_channels=channels, maps=maps
+    )
+    network = MaskRefiner(
+        in_channels=in_channels,
+        out_channels=channels,
+        n_fft=64,
+        fold=2,
+        widths=[4, 6],
+        token_features=8,
+        num_layers=1,
+        num_heads=2,
+        hidden_features=16,
+        dropout=0.0,
+    )
+    return NeuralEnsemble(
+        members=members,
+        network=network,
+        stft=Stft(n_fft=64, hop_length=32),
+        stems=STEMS,
+        complement="instrumental",
+        sample_rate=8000,
+        num_channels=channels,
+        chunk_frames=16,
+        scale="chunk_rms",
+        top_bin="copy",
+        maps=maps,
+        correction_scale=3.0,
+        extends_masks=extends_masks,
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("maps", ["magnitude", "compressed"])
+@pytest.mark.parametrize("num_members", [1, 2])
+def test_a_refiner_starts_as_the_mean_and_every_map_it_reads_counts(
+    channels: int, maps: Maps, num_members: int
+) -> None:
+    members = [instantiate(stored_member(channels=channels)) for _ in range(num_members)]
+    ensemble = refiner(*members, channels=channels, maps=maps)
+    mixture = noise(2, channels, 700)
+    mean = torch.stack([member(mixture) for member in members]).mean(dim=0)
+    torch.testing.assert_close(ensemble(mixture), mean, atol=1e-5, rtol=0)
+    network = cast(MaskRefiner, ensemble.network)
+    network.out.reset_parameters()
+    estimates = ensemble(mixture)
+    assert (estimates - mean).abs().max() > 1e-3
+    torch.testing.assert_close(estimates.sum(dim=1), mixture, atol=1e-5, rtol=0)
+    (estimates - noise(2, 2, channels, 700, seed=2)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    weight = network.folded.weight
+    of_masks = num_members * channels
+    between = 3 if channels == 2 else 0
+    wanted = channels + (of_masks if maps == "magnitude" else 2 * of_masks + between)
+    assert weight.shape[1] == wanted
+    assert weight.grad is not None
+    assert (weight.grad.abs().amax(dim=(0, 2, 3)) > 0).all()
+
+
+def test_a_refiner_takes_any_level_and_silence() -> None:
+    ensemble = refiner(instantiate(stored_member()))
+    cast(MaskRefiner, ensemble.network).out.reset_parameters()
+    mixture = noise(1, 2, 700)
+    together = ensemble(mixture)
+    for level in (1e-3, 1e3):
+        scaled = ensemble(level * mixture)
+        torch.testing.assert_close(scaled, level * together, atol=1e-5 * level, rtol=1e-3)
+    silent = ensemble(torch.zeros(1, 2, 300))
+    assert torch.equal(silent, torch.zeros(1, 2, 2, 300))
+    one_sided = mixture * torch.tensor([1.0, 0.0])[:, None]
+    assert ensemble(one_sided).isfinite().all()
+
+
+def test_masks_are_extended_over_the_bins_that_a_member_does_not_see() -> None:
+    config = stored_member(n_fft=64)
+    config["top_bin"], config["complement"] = "zero", "instrumental"
+    config["network"]["n_fft"] = 32  # the lower half
+    member = instantiate(config)
+    magnitude = Stft(n_fft=64, hop_length=32)(noise(1, 2, 640)).abs()
+    for extends in (False, True):
+        masks = refiner(member, extends_masks=extends).member_masks(noise(1, 2, 640), magnitude)
+        unseen, top = masks[..., 16:, :], masks[..., 15:16, :]
+        wanted = top.expand_as(unseen) if extends else torch.zeros_like(unseen)
+        torch.testing.assert_close(unseen, wanted)

@@ -235,6 +235,7 @@ def _published(name: Path | str) -> dict[str, Any]:
     """Weights that a package brings along, in the form of a checkpoint."""
     found = pretrained.read(name)
     weights = {f"{PREFIX}network.{key}": value for key, value in found.weights.items()}
+    weights |= {f"{PREFIX}members.{key}": value for key, value in found.members.items()}
     return {"state_dict": weights, "frametx": recipe(found.separator, model=found.model)}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from frametx.models.asym_unet_mct import AsymUNetMCT
 from frametx.models.bert import Bert
 from frametx.models.frame_transformer_v1 import FrameTransformerV1
+from frametx.models.mask_refiner import MaskRefiner
 from frametx.models.positionwise import Positionwise
 from frametx.models.v2b import V2b
 from frametx.models.v3 import V3
@@ -222,7 +223,20 @@ V9_PATCH: dict[str, Any] = {
     "score_scale": "chunk",
     "angle_precision": "float32",
 }
+MASK_REFINER: dict[str, Any] = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "n_fft": 64,
+    "fold": 2,
+    "widths": [2, 3],
+    "token_features": 8,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_features": 12,
+    "dropout": 0.0,
+}
 NETWORKS: dict[str, Case] = {
+    "mask_refiner": Case(MaskRefiner, MASK_REFINER),
     "v9_patch": Case(V9Patch, V9_PATCH, frames=(48, 16, 64)),
     "positionwise": Case(Positionwise, POSITIONWISE),
     "v2b": Case(V2b, V2B),

@@ -1,5 +1,6 @@
 """Weights that somebody else has trained, by name: `ckpt=spleeter:2stems`, `ckpt=demucs:htdemucs`.
 
+    frametx:vocals                                      ours, a file of this package
     spleeter:2stems                                     files that come with a package
     demucs:htdemucs, openunmix:umxl ...                 fetched by the package, once
     demucs:FOLDER/htdemucs, openunmix:FOLDER            the package's files in a folder; no network
@@ -11,12 +12,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from frametx.pretrained import demucs, open_unmix, spleeter
+from frametx.pretrained import demucs, open_unmix, ours, spleeter
 from frametx.pretrained.published import Pretrained
 
 __all__ = ["Pretrained", "is_name", "read"]
 
 _SOURCES: dict[str, Callable[[str], Pretrained]] = {
+    "frametx": ours.read,
     "spleeter": spleeter.read,
     "demucs": demucs.read,
     "openunmix": open_unmix.read,
@@ -44,6 +46,6 @@ def read(name: str | Path) -> Pretrained:
     if source not in _SOURCES:
         raise ValueError(
             f"{name}: no published weights of this name, and no such file; there are "
-            f"{spleeter.SPLEETER_2STEMS}, {', '.join(demucs.NAMES)}, {', '.join(open_unmix.NAMES)}"
+            f"{ours.VOCALS}, {spleeter.SPLEETER_2STEMS}, {', '.join(demucs.NAMES)}, {', '.join(open_unmix.NAMES)}"
         )
     return _SOURCES[source](str(name))

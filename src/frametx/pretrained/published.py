@@ -21,11 +21,13 @@ class Pretrained(NamedTuple):
         model: what the user types after `model=`.
         separator: config of the separator.
         weights: of its network, under our names.
+        members: weights of the members of an ensemble, each name with the member's number before it.
     """
 
     model: str
     separator: dict[str, Any]
     weights: dict[str, Tensor]
+    members: dict[str, Tensor] = {}
 
 
 @contextmanager
