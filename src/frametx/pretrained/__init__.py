@@ -46,6 +46,7 @@ def read(name: str | Path) -> Pretrained:
     if source not in _SOURCES:
         raise ValueError(
             f"{name}: no published weights of this name, and no such file; there are "
-            f"{ours.VOCALS}, {spleeter.SPLEETER_2STEMS}, {', '.join(demucs.NAMES)}, {', '.join(open_unmix.NAMES)}"
+            f"{ours.VOCALS}, {spleeter.SPLEETER_2STEMS}, {', '.join(demucs.NAMES)}, "
+            f"{', '.join(open_unmix.NAMES)}"
         )
     return _SOURCES[source](str(name))

@@ -1,7 +1,7 @@
 """The model that ships with frametx: a mask refiner around the published weights of Spleeter.
 
-Its file holds the refiner alone, in 16-bit floats, with its config and its card; Spleeter's weights
-come with their own package. `experiment=refiner` trains it and `benchmarks/ship.py` writes the file.
+Its file holds the refiner alone, in 16-bit floats, with its config and its card. Spleeter's weights
+come with their own package. `experiment=refiner` trains it, `benchmarks/ship.py` writes the file.
 """
 
 import json

@@ -2,8 +2,9 @@
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,13 +22,13 @@ class Pretrained(NamedTuple):
         model: what the user types after `model=`.
         separator: config of the separator.
         weights: of its network, under our names.
-        members: weights of the members of an ensemble, each name with the member's number before it.
+        members: weights of the members of an ensemble, by names that begin with a number.
     """
 
     model: str
     separator: dict[str, Any]
     weights: dict[str, Tensor]
-    members: dict[str, Tensor] = {}
+    members: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @contextmanager
