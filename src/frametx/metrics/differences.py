@@ -92,7 +92,9 @@ def read_earlier(folder: Path | str) -> Earlier:
                 (row["track"], row["stem"], row[METRIC], row.get("trained_on"))
                 for row in csv.DictReader(file)
             ]
-        values = [(track, stem, float(value or "nan")) for track, stem, value, _ in rows]
+        values = [
+            (track, stem, float("nan" if value == "" else value)) for track, stem, value, _ in rows
+        ]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is damaged ({error!r}): evaluate again") from error
     if not values:

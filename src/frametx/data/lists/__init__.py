@@ -67,7 +67,7 @@ class Entry:
     @property
     def level(self) -> str:
         """The level in words, e.g. `-6 dB`."""
-        return f"{self.level_db:g} dB"
+        return f"{self.level_db:z.6g} dB"
 
 
 @dataclass(frozen=True, kw_only=True)
