@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def arguments(workplace: Path, *more: str) -> list[str]:
 
 def run(
     workplace: Path, *more: str, monkeypatch: pytest.MonkeyPatch, code: int = 0
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The summary of the command in the process of the test."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments(workplace, *more)])
@@ -218,13 +219,19 @@ def test_an_evaluation_without_a_track_in_common_says_so(
 class Parts(nn.Module):
     """Gives stem number s of four the mixture times (s + 1) / 10."""
 
-    stems = ("drums", "bass", "other", "vocals")
-    sample_rate = RATE
-    num_channels = 2
-    chunk_samples = 2000
+    def __init__(self, *stems: str) -> None:
+        super().__init__()
+        self.stems = stems
+        self.sample_rate = RATE
+        self.num_channels = 2
+        self.chunk_samples = 2000
 
     def forward(self, mixture: Tensor) -> Tensor:
         return torch.stack([mixture * (stem + 1) / 10 for stem in range(4)], dim=1)
+
+
+def used(separator: Parts) -> Pipeline:
+    return Pipeline([separator], SeparationOptions(), execution=Execution(device="cpu"))
 
 
 def listed(workplace: Path) -> ListedMixtures:
@@ -238,7 +245,7 @@ def listed(workplace: Path) -> ListedMixtures:
 
 
 def test_the_instrumental_of_four_stems_is_the_sum_of_three(workplace: Path) -> None:
-    pipeline = Pipeline([Parts()], SeparationOptions(), execution=Execution(device="cpu"))
+    pipeline = used(Parts("drums", "bass", "other", "vocals"))
     found: list[tuple[Tensor, Tensor]] = []
     mixtures = listed(workplace)
     evaluation = evaluate(
@@ -255,9 +262,7 @@ def test_the_instrumental_of_four_stems_is_the_sum_of_three(workplace: Path) -> 
 
 
 def test_a_checkpoint_without_vocals_is_refused(workplace: Path) -> None:
-    separator = Parts()
-    separator.stems = ("drums", "bass", "other", "piano")
-    pipeline = Pipeline([separator], SeparationOptions(), execution=Execution(device="cpu"))
+    pipeline = used(Parts("drums", "bass", "other", "piano"))
     with pytest.raises(ValueError, match=r"separates \['drums', .*'piano'\], and .*list\.json has"):
         evaluate(pipeline, listed(workplace))
 

@@ -206,9 +206,21 @@ def test_missing_files_are_counted_and_the_way_to_them_is_named(
     assert "singularity-music, tuxpaint-stamps-default" in line or (
         "tuxpaint-stamps-default, singularity-music" in line
     )
-    assert "pip install pyworld" in line
+    assert "needs pyworld, and kinds=[spoken] of this data leaves it out" in line
     assert read_list(stored).mixtures[0].voice in line
     assert "\n" not in line
+
+
+def test_some_kinds_can_be_taken_alone(stored: Path, corpora: Path, tmp_path: Path) -> None:
+    whole, spoken = opened(stored, corpora), opened(stored, corpora, kinds=["spoken"])
+    assert len(spoken) == 4
+    assert torch.equal(spoken[3].stems, whole[3].stems)
+    assert not any(is_sung(file) for file in spoken.list.files)
+    with pytest.raises(ValueError, match="5 of its 5 files") as refused:
+        opened(stored, tmp_path, kinds=["spoken"])
+    assert "pyworld" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"kinds=\['played'\] must be some of spoken, sung, sung_"):
+        opened(stored, corpora, kinds=["played"])
 
 
 def test_a_file_that_is_another_is_a_note_and_a_short_one_an_error(

@@ -13,7 +13,7 @@ from frametx.data.crops import CropReader
 from frametx.data.drawn_mixtures import rms
 from frametx.data.files import AudioFile
 from frametx.data.library import Library
-from frametx.data.lists import Entry, is_sung, read_list, speaker_in
+from frametx.data.lists import Entry, MixtureList, is_sung, read_list, speaker_in
 from frametx.data.tracks import Mixture
 from frametx.data.trained_on import key_of_file
 from frametx.printable import printable
@@ -39,6 +39,7 @@ class ListedMixtures:
         sample_rate: int,
         num_channels: int,
         stems: Sequence[str] = STEMS,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         """Look for the files and index them; excerpts are read when they are asked for.
 
@@ -49,10 +50,11 @@ class ListedMixtures:
             sample_rate: of all mixtures, in Hz.
             num_channels: 1 or 2, of all mixtures.
             stems: vocals and instrumental, in the order of the first axis of `Mixture.stems`.
+            kinds: of mixtures to take, e.g. ["spoken"]; None takes all of the list.
 
         Raises:
             ValueError: if the list is damaged, files are missing, too short or unusable, or other
-                stems are asked for.
+                stems or kinds are asked for.
         """
         if sorted(stems) != sorted(STEMS):
             raise ValueError(
@@ -60,7 +62,7 @@ class ListedMixtures:
                 "mixtures of other stems from validation/"
             )
         self.name = str(mixtures)
-        self.list = read_list(mixtures)
+        self.list = of_kinds(read_list(mixtures), kinds)
         self.stems = tuple(stems)
         self.sample_rate = sample_rate
         self.num_channels = num_channels
@@ -181,12 +183,31 @@ class ListedMixtures:
     def _refusal(self, missing: Sequence[str], root: Path | str) -> str:
         """How many files are missing, and where to get them, in one line."""
         lacking = ", ".join(packages_of(missing)) or "packages that the catalogue does not know"
-        sung = " (the singing needs pip install pyworld)" if any(map(is_sung, missing)) else ""
+        sung = (
+            "; the singing needs pyworld, and kinds=[spoken] of this data leaves it out"
+            if any(map(is_sung, missing))
+            else ""
+        )
         return printable(
             f"{self.name}: {len(missing)} of its {len(self.list.files)} files are missing below "
-            f"{root}, {missing[0]} is the first: run make data, which builds them from {lacking}"
-            f"{sung}; or give their folder by paths.corpora_dir="
+            f"{root}, {missing[0]} is the first: run make data, which builds them from {lacking}, "
+            f"or give their folder by paths.corpora_dir={sung}"
         )
+
+
+def of_kinds(mixtures: MixtureList, kinds: Sequence[str] | None) -> MixtureList:
+    """The mixtures of some kinds alone; None takes all.
+
+    Raises:
+        ValueError: if there is none of a kind.
+    """
+    there = dict.fromkeys(entry.kind for entry in mixtures.mixtures)
+    if kinds is None:
+        return mixtures
+    if not kinds or not set(kinds) <= set(there):
+        raise ValueError(f"kinds={list(kinds)} must be some of {', '.join(there)}, or null for all")
+    chosen = tuple(entry for entry in mixtures.mixtures if entry.kind in kinds)
+    return dataclasses.replace(mixtures, mixtures=chosen)
 
 
 def packages_of(missing: Iterable[str]) -> list[str]:
