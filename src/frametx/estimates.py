@@ -1,4 +1,4 @@
-"""The estimates that an evaluation scores: of a pipeline or a reference, for the stems of the data."""
+"""The estimates that an evaluation scores: of a pipeline or a reference, by the data's stems."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -71,8 +71,10 @@ class ListedMixtures:
         missing = [file for file, path in paths.items() if not path.is_file()]
         if missing:
             raise ValueError(self._refusal(missing, root))
+        # <split>/<stem>, so that a file's name begins with its package, which is its composer.
+        folders = dict.fromkeys("/".join(file.split("/")[:2]) for file in paths)
         library = Library.open(
-            list(dict.fromkeys(path.parent for path in paths.values())),
+            [Path(root).expanduser() / folder for folder in folders],
             role=self.name,
             cache_dir=cache_dir,
         )
