@@ -72,7 +72,7 @@ class ListedMixtures:
         if missing:
             raise ValueError(self._refusal(missing, root))
         # <split>/<stem>, so that a file's name begins with its package, which is its composer.
-        folders = dict.fromkeys("/".join(file.split("/")[:2]) for file in paths)
+        folders = dict.fromkeys("/".join(file.split("/")[:-1][:2]) for file in paths)
         library = Library.open(
             [Path(root).expanduser() / folder for folder in folders],
             role=self.name,
