@@ -61,8 +61,10 @@ def test_a_folder_as_data_becomes_the_file_that_reads_it(tmp_path: Path) -> None
     (songs / "one").mkdir(parents=True)
     assert folder_as_data([f"data={pair}"]) == ["data=stems", f"data.root='{pair}'"]
     (corpus / "train" / "instrumental").mkdir()
-    corpora = ["data=corpora", f"paths.corpora_dir='{corpus}'"]
-    assert folder_as_data([f"data={corpus}"]) == corpora
+    where = f"paths.corpora_dir='{corpus}'"
+    assert folder_as_data([f"data={corpus}"]) == ["data=divided", where]
+    (corpus / "development").mkdir()  # as make data builds it
+    assert folder_as_data([f"data={corpus}"]) == ["data=corpora", where]
     assert folder_as_data([f"data={songs}", "a=1"]) == [
         "data=tracks",
         f"data.root='{songs}'",

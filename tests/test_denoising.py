@@ -126,7 +126,7 @@ def test_two_steps_of_the_demo_make_a_checkpoint_that_takes_speech_out_of_a_file
     [
         (["experiment=speech_denoising"], ["speech", "rest"]),
         (
-            ["data=corpora", "stems=[vocals,instrumental,noise]", "complement=noise"],
+            ["data=divided", "stems=[vocals,instrumental,noise]", "complement=noise"],
             ["vocals", "instrumental", "noise"],
         ),
     ],

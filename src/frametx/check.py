@@ -41,6 +41,7 @@ from frametx.data.findings import (
     group_of,
 )
 from frametx.data.library import Library
+from frametx.data.listed_mixtures import ListedMixtures
 from frametx.data.preview import write_preview
 from frametx.data.speakers import AnyOrder, DrawnSpeakers, speaker_of
 from frametx.data.survey import Facts, FactsCache, survey
@@ -258,7 +259,7 @@ def all_parts(data: StepDataModule, test: EvaluationSet | None) -> list[Part]:
 
 def parts_of_set(split: str, tracks: EvaluationSet, data: StepDataModule) -> list[Part]:
     """The files behind tracks to evaluate on, by stem."""
-    if isinstance(tracks, DrawnMixtures):
+    if isinstance(tracks, DrawnMixtures | ListedMixtures):
         return [
             Part(split, stem, library.files, library.rejected)
             for stem, library in tracks.libraries.items()

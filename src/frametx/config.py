@@ -49,6 +49,7 @@ PATH_KEYS = (
     *(
         "ckpt",
         "ckpts",
+        "against",
         "config",
         "input",
         "output",
@@ -294,7 +295,8 @@ def folder_as_data(arguments: Sequence[str], stems: Sequence[str] = DEFAULT_STEM
     """Replace `data=/a/folder` by the group file that reads such a folder, with its paths.
 
     A folder for each of the stems inside makes it their libraries, train/ with such folders a
-    corpus; any other folder holds aligned tracks. A name in conf/data stays what it is.
+    corpus, and development/ beside that what `make data` has built; any other folder holds aligned
+    tracks. A name in conf/data stays what it is.
 
     Raises:
         ValueError: if the folder holds libraries, but not those of the stems.
@@ -312,7 +314,8 @@ def folder_as_data(arguments: Sequence[str], stems: Sequence[str] = DEFAULT_STEM
         elif holds_libraries(folder, stems):
             replaced += ["data=stems", f"data.root={quoted(folder)}"]
         elif (folder / "train").is_dir() and holds_libraries(folder / "train", stems):
-            replaced += ["data=corpora", f"paths.corpora_dir={quoted(folder)}"]
+            group = "corpora" if (folder / "development").is_dir() else "divided"
+            replaced += [f"data={group}", f"paths.corpora_dir={quoted(folder)}"]
         else:
             replaced += ["data=tracks", f"data.root={quoted(folder)}"]
     return replaced

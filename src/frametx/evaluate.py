@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -29,10 +29,26 @@ from frametx.checkpoint import heard_by
 from frametx.config import hydra_main, plain
 from frametx.data.tracks import EvaluationSet, Mixture, notes_of
 from frametx.data.trained_on import REASONS, TrainedOn
+from frametx.estimates import check_stems, estimates_of, facts_of, stems_of
 from frametx.loading import CONFIG_KEYS, load_configured
 from frametx.metrics.bootstrap import check_resamples
+from frametx.metrics.differences import (
+    Comparison,
+    Earlier,
+    check_same_stems,
+    compare,
+    read_earlier,
+)
+from frametx.metrics.groups import GroupSummary, Labels, summarise_groups
 from frametx.metrics.permutation import in_best_order
-from frametx.metrics.report import table, write_csv, write_json
+from frametx.metrics.reference import Reference, is_reference
+from frametx.metrics.report import (
+    difference_table,
+    group_tables,
+    table,
+    write_csv,
+    write_json,
+)
 from frametx.metrics.scores import Score, score_track
 from frametx.metrics.summary import Summary, summarise
 from frametx.pipeline import Pipeline
@@ -58,6 +74,9 @@ class Evaluation:
         trained_on: for each track that says nothing about new songs, why: one of `REASONS`.
         of_all: summaries of all tracks where some were trained on; else empty.
         unreadable: a line for each track that could not be read, and has no scores.
+        labels: of each track, where the set has kinds; else empty.
+        by_group: summaries by kind and level of the tracks that count; likewise.
+        comparison: with an earlier evaluation, where one was given.
     """
 
     scores: list[Score]
@@ -68,6 +87,9 @@ class Evaluation:
     trained_on: Mapping[str, str] = field(default_factory=dict)
     of_all: list[Summary] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    labels: Labels = field(default_factory=dict)
+    by_group: list[GroupSummary] = field(default_factory=list)
+    comparison: Comparison | None = None
 
     @property
     def remarks(self) -> list[str]:
@@ -89,38 +111,45 @@ class Evaluation:
             lines.append("the means are those of the others; the last column has all of them")
         elif len(lines) > num_unreadable:
             lines.append("no track is left: these means say nothing about songs it has never heard")
-        return lines
+        return lines + ([] if self.comparison is None else self.comparison.remarks)
 
 
 def evaluate(
-    pipeline: Pipeline,
+    pipeline: Pipeline | Reference,
     evaluation_set: EvaluationSet,
     *,
     resamples: int = 10_000,
     seed: int = 0,
     trained_on: TrainedOn | None = None,
+    against: Earlier | None = None,
     on_track: Callable[[int, Mixture, Float[Tensor, "S C L"]], None] | None = None,
 ) -> Evaluation:
     """Separate every track as `separate` would and score it against its stems.
 
     Args:
-        pipeline: takes them apart.
-        evaluation_set: its stems are in the order of the pipeline's.
+        pipeline: takes them apart; or a reference, which is given the true stems.
+        evaluation_set: its stems are in the order of the pipeline's, or it is a list, which has
+            vocals and instrumental.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         trained_on: what the pipeline's weights have heard; tracks of it do not count in the means.
             None is not known.
+        against: scores of the same tracks to compare with.
         on_track: called with number, track and estimates, e.g. to keep a picture.
 
     Raises:
-        ValueError: if the set is empty or no track can be read, a track has other stems, or an
-            estimate is not finite.
+        ValueError: if the set is empty or no track can be read, a track has other stems (or
+            `against` has), or an estimate is not finite.
     """
     if len(evaluation_set) == 0:
         raise ValueError("there is no track to evaluate on: data.test is empty")
     check_resamples(resamples)  # now, not after hours of separating
+    stem_names = stems_of(pipeline, evaluation_set)
+    if against is not None:
+        check_same_stems(set(stem_names), against)
     heard = TrainedOn(is_all=False) if trained_on is None else trained_on
     seen: dict[str, str] = {}
+    labels: dict[str, Mapping[str, str]] = {}
     unreadable: list[ValueError | OSError] = []
     scores: list[Score] = []
     audio_seconds = wall_seconds = 0.0
@@ -138,13 +167,13 @@ def evaluate(
             continue
         # From here on the name stands in tables, files and pictures, which do not take every name.
         mixture = replace(mixture, name=printable(mixture.name))
-        check_stems(pipeline, mixture)
+        check_stems(stem_names, mixture)
+        labels[mixture.name] = mixture.labels
         reason = heard.reason_against(mixture.name, mixture.files)
         if reason is not None:
             seen[mixture.name] = reason
         began = time.perf_counter()
-        whole = mixture.stems.sum(dim=0)
-        estimates = pipeline.estimates(lambda whole=whole: [whole], mixture.sample_rate)
+        estimates = estimates_of(pipeline, mixture, stem_names)
         wall_seconds += time.perf_counter() - began
         if not mixture.has_order:
             estimates = in_best_order(estimates, mixture.stems)
@@ -152,7 +181,7 @@ def evaluate(
             estimates,
             mixture.stems,
             track=mixture.name,
-            stem_names=pipeline.stems,
+            stem_names=stem_names,
             sample_rate=mixture.sample_rate,
         )
         scores += [score for at, score in enumerate(of_track) if at not in mixture.missing]
@@ -164,42 +193,28 @@ def evaluate(
     unseen = [score for score in scores if score.track not in seen]
     of_all = summarise(scores, resamples=resamples, seed=seed)
     is_divided = bool(seen) and bool(unseen)
+    counted = unseen if is_divided else scores
     return Evaluation(
         scores=scores,
-        summaries=summarise(unseen, resamples=resamples, seed=seed) if is_divided else of_all,
+        summaries=summarise(counted, resamples=resamples, seed=seed) if is_divided else of_all,
         trained_on=seen,
         of_all=of_all if is_divided else [],
         audio_seconds=audio_seconds,
         wall_seconds=wall_seconds,
         unreadable=[printable(" ".join(str(error).split())) for error in unreadable],
+        labels=labels if any(labels.values()) else {},
+        by_group=summarise_groups(counted, labels, resamples=resamples, seed=seed),
+        comparison=None
+        if against is None
+        else compare(counted, against, labels, resamples=resamples, seed=seed),
         facts={
             "num_tracks": len(evaluation_set) - len(unreadable),
             "trained_on": seen,
-            "stems": list(pipeline.stems),
-            "separator_sample_rate": pipeline.sample_rate,
-            "separation": asdict(pipeline.options),
-            "remainder": pipeline.remainder,
+            "stems": list(stem_names),
+            **facts_of(pipeline),
             "bootstrap": {"resamples": resamples, "seed": seed},
         },
     )
-
-
-def check_stems(pipeline: Pipeline, mixture: Mixture) -> None:
-    """Refuse a track whose stems cannot be those that the separator gives.
-
-    Raises:
-        ValueError: naming both.
-    """
-    if len(pipeline.stems) == 1:
-        raise ValueError(
-            f"the checkpoint separates {pipeline.stems[0]} alone: a mixture is the sum of the "
-            "stems, and of one stem it is the stem itself; evaluate a checkpoint of two or more"
-        )
-    if mixture.stems.shape[0] != len(pipeline.stems):
-        raise ValueError(
-            f"track {mixture.name} has {mixture.stems.shape[0]} stems, but the checkpoint "
-            f"separates {list(pipeline.stems)}: evaluate on data with these stems"
-        )
 
 
 def report(evaluation: Evaluation, output: Path, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -219,7 +234,12 @@ def report(evaluation: Evaluation, output: Path, *, facts: Mapping[str, Any] | N
         title = f"{facts['ckpt']}\n{title}"
     output.mkdir(parents=True, exist_ok=True)
     remarks = evaluation.remarks
-    write_csv(output / "tracks.csv", evaluation.scores, trained_on=evaluation.trained_on)
+    write_csv(
+        output / "tracks.csv",
+        evaluation.scores,
+        trained_on=evaluation.trained_on,
+        labels=evaluation.labels,
+    )
     write_json(
         output / "summary.json",
         evaluation.summaries,
@@ -231,10 +251,16 @@ def report(evaluation: Evaluation, output: Path, *, facts: Mapping[str, Any] | N
         },
         remarks=remarks,
         of_all=evaluation.of_all,
+        by_group=evaluation.by_group,
+        comparison=evaluation.comparison,
     )
     # A table cut to the 80 columns of a pipe would lose numbers; a terminal keeps its own width.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table(evaluation.summaries, title=title, of_all=evaluation.of_all))
+    for one in group_tables(evaluation.by_group):
+        console.print(one)
+    if evaluation.comparison is not None and evaluation.comparison.differences:
+        console.print(difference_table(evaluation.comparison))
     for remark in remarks:
         console.print(remark, highlight=False, soft_wrap=True, markup=False)
     console.print(f"written: {output}", highlight=False, soft_wrap=True)
@@ -317,7 +343,7 @@ def how_many(key: str, value: object) -> int:
     return value
 
 
-def evaluation_set(cfg: DictConfig, separator: Separator | Pipeline) -> EvaluationSet:
+def evaluation_set(cfg: DictConfig, separator: Separator | Pipeline | Reference) -> EvaluationSet:
     """The tracks of `data.test`, else `data.validation`, else what the data holds out.
 
     Raises:
@@ -338,31 +364,55 @@ def evaluation_set(cfg: DictConfig, separator: Separator | Pipeline) -> Evaluati
     return instantiate(filled.data).validation_set  # what training with this data holds out
 
 
+def reference_of(cfg: DictConfig) -> Reference:
+    """The reference that `ckpt=` names.
+
+    Raises:
+        ValueError: if there is none of this name, or an option of separation was chosen with it.
+    """
+    chosen = [text.lstrip("+").split("=")[0] for text in HydraConfig.get().overrides.task]
+    idle = [key for key in chosen if key.split(".")[0] in CONFIG_KEYS and key != "ckpt"]
+    if idle:
+        raise ValueError(
+            f"{idle[0]} does nothing with ckpt={cfg.ckpt}, which no network computes: leave it out"
+        )
+    return Reference(cfg.ckpt) if cfg.stems is None else Reference(cfg.ckpt, tuple(cfg.stems))
+
+
 @hydra_main("evaluate")
 def main(cfg: DictConfig) -> int:
     """Evaluate a checkpoint and report; 1 if something but the scores is missing."""
     pictures, wavs = (how_many(key, cfg[key]) for key in ("pictures", "wavs"))
-    pipeline = load_configured(plain(cfg, CONFIG_KEYS), note=lambda said: print(said, flush=True))
+    against = None if cfg.against is None else read_earlier(cfg.against)
+    values = plain(cfg, CONFIG_KEYS)
     ckpts = [cfg.ckpt] if isinstance(cfg.ckpt, str) else list(cfg.ckpt)
+    pipeline = (
+        reference_of(cfg)
+        if is_reference(cfg.ckpt)
+        else load_configured(values, note=lambda said: print(said, flush=True))
+    )
     output = Path(cfg.output or beside(ckpts[0])).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     tracks = evaluation_set(cfg, pipeline)
     for line in notes_of(tracks):
         print(line, flush=True)
-    keep = Keep(output=output, stem_names=pipeline.stems, pictures=pictures, wavs=wavs)
+    keep = Keep(output=output, stem_names=stems_of(pipeline, tracks), pictures=pictures, wavs=wavs)
     evaluation = evaluate(
         pipeline,
         tracks,
         resamples=cfg.resamples,
         seed=cfg.seed,
-        trained_on=reduce(or_, map(heard_by, ckpts)),
+        trained_on=(
+            TrainedOn() if isinstance(pipeline, Reference) else reduce(or_, map(heard_by, ckpts))
+        ),
+        against=against,
         on_track=keep,
     )
     facts = {
         "ckpt": str(cfg.ckpt),
         "data": HydraConfig.get().runtime.choices["data"],
         "data_root": cfg.data.get("root"),
-        "device": str(pipeline.execution.device),
+        "device": "cpu" if isinstance(pipeline, Reference) else str(pipeline.execution.device),
         "version": __version__,
     }
     report(evaluation, output, facts=facts)
@@ -370,7 +420,8 @@ def main(cfg: DictConfig) -> int:
         print(f"note: {failure}", file=sys.stderr, flush=True)
     if len(keep.failures) > MOST_NAMED:
         print(f"note: and {len(keep.failures) - MOST_NAMED} more", file=sys.stderr, flush=True)
-    return 1 if keep.failures or evaluation.unreadable else 0
+    is_whole = against is None or bool(evaluation.comparison and evaluation.comparison.differences)
+    return 1 if keep.failures or evaluation.unreadable or not is_whole else 0
 
 
 if __name__ == "__main__":

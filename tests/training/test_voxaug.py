@@ -122,7 +122,7 @@ def test_a_library_for_each_stem_may_be_named_by_itself(library: Path) -> None:
 def test_a_corpus_is_validated_on_mixtures_of_its_own_files(library: Path, tmp_path: Path) -> None:
     for part in ("train", "validation"):
         (tmp_path / part).symlink_to(library)
-    corpus = ["data=corpora", f"paths.corpora_dir={tmp_path}", "data.validation.seconds=0.5"]
+    corpus = ["data=divided", f"paths.corpora_dir={tmp_path}", "data.validation.seconds=0.5"]
     data = data_of(library, *corpus, stems=("drums", "bass"))
     assert list(data.roots.values()) == [f"{tmp_path}/train/{stem}" for stem in ("drums", "bass")]
     mixtures = data.validation_set

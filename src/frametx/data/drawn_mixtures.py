@@ -140,10 +140,10 @@ class DrawnMixtures:
         drawn = [self._audible(crops, index) for crops in self.crops]
         stems = torch.stack([waveform for waveform, _, _ in drawn])
         others = [place for place, stem in enumerate(self.stems) if stem not in self.level_db]
-        others_rms = _rms(stems[others].sum(dim=0))
+        others_rms = rms(stems[others].sum(dim=0))
         for stem, level_db in self.level_db.items():
             waveform = stems[self.stems.index(stem)]
-            waveform *= 10 ** (level_db / 20) * others_rms / _rms(waveform)
+            waveform *= 10 ** (level_db / 20) * others_rms / rms(waveform)
         name = f"{index:03d}: {' + '.join(place for _, place, _ in drawn)}"
         files = frozenset(key for _, _, key in drawn if key is not None)
         return Mixture(name, stems, self.sample_rate, files=files)
@@ -156,7 +156,7 @@ class DrawnMixtures:
         for attempt in range(MAX_DRAWS):
             sample = index + attempt * self.count
             excerpt = torch.from_numpy(crops.read(sample, self.num_samples))
-            if _rms(excerpt) > SILENCE_RMS:
+            if rms(excerpt) > SILENCE_RMS:
                 file = crops.file(sample, self.num_samples)
                 key = None if file is None else key_of_file(file)
                 return excerpt, crops.describe(sample, self.num_samples), key
@@ -167,5 +167,6 @@ class DrawnMixtures:
         )
 
 
-def _rms(waveform: Float[Tensor, "C L"]) -> float:
+def rms(waveform: Float[Tensor, "C L"]) -> float:
+    """Root mean square over all channels and samples, computed in 64 bits."""
     return float(waveform.double().square().mean().sqrt())

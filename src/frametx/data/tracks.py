@@ -1,7 +1,7 @@
 """Evaluation sets: tracks of aligned stems in folders."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -57,10 +57,12 @@ class Mixture:
     """Keys of the contents of the files that it was made of, see `frametx.data.trained_on`."""
     missing: frozenset[int] = frozenset()
     """Stems of which there is no file: they are silence in `stems`, and have no score."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What the evaluation is also reported by: {"kind": "sung", "level": "-6 dB"}; mostly empty."""
 
 
 class EvaluationSet(Protocol):
-    """Tracks with known stems; `Tracks` and `DrawnMixtures` are such sets."""
+    """Tracks with known stems; `Tracks`, `DrawnMixtures` and `ListedMixtures` are such sets."""
 
     def __len__(self) -> int:
         """Number of tracks."""

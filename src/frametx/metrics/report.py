@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from frametx.metrics.bootstrap import LEAST_TRACKS, LEVEL
+from frametx.metrics.differences import Comparison
+from frametx.metrics.groups import ALL_STEMS, METRICS, GroupSummary, Labels
 from frametx.metrics.scores import PROTOCOLS, Score
 from frametx.metrics.summary import Interval, Summary
 
@@ -63,6 +65,52 @@ def table(
     return result
 
 
+def group_tables(summaries: Sequence[GroupSummary]) -> list[Table]:
+    """A table for each metric, with a row for each group and a column for each stem."""
+    stems = list(dict.fromkeys(summary.stem for summary in summaries))
+    groups = list(dict.fromkeys(summary.group for summary in summaries))
+    cells = {(s.metric, s.group, s.stem): s for s in summaries}
+    tables: list[Table] = []
+    for metric in METRICS if summaries else ():
+        name = PROTOCOLS[metric].split(":")[0]
+        result = Table(title=f"{name} by kind and level, dB", title_justify="left")
+        result.add_column("tracks of kind and level")
+        for stem in stems:
+            heading = "mean of the stems" if stem == ALL_STEMS else stem
+            result.add_column(escape(f"{heading} [{LEVEL:.0%}]"), justify="right", no_wrap=True)
+        result.add_column("tracks", justify="right")
+        for group in groups:
+            of_group = [cells[metric, group, stem] for stem in stems]
+            result.add_row(
+                escape(group),
+                *(escape(in_words(one.estimate, sign="")) for one in of_group),
+                str(of_group[-1].num_tracks),
+            )
+        tables.append(result)
+    return tables
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """One row for each group of tracks; above 0, this evaluation is better."""
+    result = Table(
+        title="mean uSDR of the stems, this evaluation minus "
+        f"{escape(comparison.folder)}, track by track, dB",
+        title_justify="left",
+    )
+    result.add_column("tracks")
+    for heading in (f"difference [{LEVEL:.0%}]", "this", "against", "tracks"):
+        result.add_column(escape(heading), justify="right", no_wrap=True)
+    for one in comparison.differences:
+        result.add_row(
+            escape(one.group),
+            escape(in_words(one.difference, sign="+")),
+            f"{one.this:z.2f}",
+            f"{one.against:z.2f}",
+            str(one.num_tracks),
+        )
+    return result
+
+
 def notes(summaries: Sequence[Summary]) -> list[str]:
     """What a reader of the numbers must be told: tracks left out, intervals that say little."""
     lines = [
@@ -85,7 +133,11 @@ def in_words(interval: Interval, *, sign: str) -> str:
 
 
 def write_csv(
-    path: Path, scores: Sequence[Score], *, trained_on: Mapping[str, str] | None = None
+    path: Path,
+    scores: Sequence[Score],
+    *,
+    trained_on: Mapping[str, str] | None = None,
+    labels: Labels | None = None,
 ) -> None:
     """One line for each stem of each track; a metric that is undefined is an empty field.
 
@@ -93,8 +145,11 @@ def write_csv(
         path: of the file.
         scores: of all tracks.
         trained_on: for each track that says nothing about new songs, why.
+        labels: by track, what goes into columns of its own: kind, level.
     """
-    columns = ["track", "stem", "seconds", "trained_on"]
+    of_track = labels or {}
+    keys = list(dict.fromkeys(key for found in of_track.values() for key in found))
+    columns = ["track", "stem", "seconds", "trained_on", *keys]
     columns += [f"{metric}{suffix}" for metric in PROTOCOLS for suffix in SUFFIXES]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -112,7 +167,8 @@ def write_csv(
             ]
             seconds = f"{score.seconds:.3f}"
             reason = (trained_on or {}).get(score.track, "")
-            writer.writerow([score.track, score.stem, seconds, reason, *numbers, protocol])
+            found = [of_track.get(score.track, {}).get(key, "") for key in keys]
+            writer.writerow([score.track, score.stem, seconds, reason, *found, *numbers, protocol])
 
 
 def write_json(
@@ -122,6 +178,8 @@ def write_json(
     facts: Mapping[str, Any],
     remarks: Sequence[str] = (),
     of_all: Sequence[Summary] = (),
+    by_group: Sequence[GroupSummary] = (),
+    comparison: Comparison | None = None,
 ) -> None:
     """The means below `facts`, which say what was measured on what; undefined numbers are null.
 
@@ -131,6 +189,8 @@ def write_json(
         facts: plain values.
         remarks: what to mind, in lines.
         of_all: of these tracks and those that do not count; where there are none, it is left out.
+        by_group: of the tracks that count, by kind and level; likewise.
+        comparison: with another evaluation; likewise.
     """
     stored = {
         **facts,
@@ -140,6 +200,10 @@ def write_json(
     }
     if of_all:
         stored["summary_with_trained_on"] = [asdict(summary) for summary in of_all]
+    if by_group:
+        stored["by_group"] = [asdict(summary) for summary in by_group]
+    if comparison is not None:
+        stored["against"] = asdict(comparison)
     text = json.dumps(without_nan(stored), indent=2, allow_nan=False, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 

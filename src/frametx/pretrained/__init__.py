@@ -43,6 +43,11 @@ def read(name: str | Path) -> Pretrained:
             cannot be fetched.
     """
     source = str(name).partition(":")[0]
+    if source == "reference":
+        raise ValueError(
+            f"{name} is computed from the true stems, by python -m frametx.evaluate alone, and as "
+            "its only ckpt: give a checkpoint"
+        )
     if source not in _SOURCES:
         raise ValueError(
             f"{name}: no published weights of this name, and no such file; there are "
