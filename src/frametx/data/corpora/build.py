@@ -1,7 +1,6 @@
 """One package of the catalogue becomes finished files, and a note that they are."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -77,10 +76,12 @@ def settle(entry: Entry, output: Path) -> list[Path]:
             for path in sorted(path for path in other.glob(pattern) if path.is_file()):
                 place = output / split / path.relative_to(other)
                 place.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(place)
+                if place.exists():
+                    path.unlink()
+                else:
+                    path.replace(place)
                 settled.append(place)
-                with suppress(OSError):  # not empty: somebody else's folder too
-                    path.parent.rmdir()
+                _remove_if_empty(path.parent, up_to=other)
     note = _note(entry.package, output)
     if settled and note.exists():
         moved = {Path(*path.relative_to(output).parts[1:]): path for path in settled}
@@ -88,6 +89,12 @@ def settle(entry: Entry, output: Path) -> list[Path]:
         now = [moved.get(Path(*Path(name).parts[1:]), output / name) for name in names]
         _write_note(entry.package, output, version, now)
     return settled
+
+
+def _remove_if_empty(folder: Path, *, up_to: Path) -> None:
+    while folder != up_to and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def _places(entry: Entry) -> list[tuple[str, str]]:

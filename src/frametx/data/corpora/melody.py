@@ -129,7 +129,7 @@ def draw_contour(
     vibrato_hz = rng.uniform(*VIBRATO_HZ)
     drift_hz, drift_phase = rng.uniform(*DRIFT_HZ), rng.uniform(0, 2 * np.pi)
     contour = []
-    before, begin_s = pitches[0], 0.0
+    before, begin_s = float(pitches[0]), 0.0  # where the voice is, but for the drift
     for pitch, num_frames in zip(pitches, frames, strict=True):
         time_s = np.arange(num_frames) * FRAME_SECONDS
         left = 0.5 + 0.5 * np.cos(np.pi * np.minimum(time_s / rng.uniform(*GLIDE_SECONDS), 1))
@@ -138,5 +138,6 @@ def draw_contour(
         vibrato_cents = extent_cents * np.sin(2 * np.pi * vibrato_hz * held_s)
         drift_cents = DRIFT_CENTS * np.sin(2 * np.pi * drift_hz * (begin_s + time_s) + drift_phase)
         contour.append(pitch + (before - pitch) * left + (vibrato_cents + drift_cents) / 100)
-        before, begin_s = pitch, begin_s + num_frames * FRAME_SECONDS
+        before = pitch + float(vibrato_cents[-1]) / 100
+        begin_s += num_frames * FRAME_SECONDS
     return contour

@@ -39,6 +39,7 @@ LEVEL_DBFS = -20.0
 SILENCE_DB = 50.0  # below the loudest frame
 SHORTEST_SILENCE_SECONDS = 0.09  # the gaps between joined clips begin at 0.1 s
 PHRASE_SECONDS = (0.3, 15.0)
+PERIODIC = 0.99
 SHORTEST_NOTE_SECONDS = 0.04
 SYLLABLE_SECONDS = 0.2
 STEADY_EDGE_SECONDS = 0.03
@@ -89,12 +90,12 @@ def median_f0_hz(speech: Float32[np.ndarray, " L"], sample_rate: int) -> float:
     """The pitch at which somebody speaks.
 
     Raises:
-        ValueError: if less than a tenth of a second is voiced.
+        ValueError: if less than a tenth of it is voiced.
     """
     f0_hz = _world().dio(speech.astype(np.float64), sample_rate)[0]
     voiced = f0_hz[f0_hz > 0]
-    if len(voiced) * FRAME_SECONDS < 0.1:
-        raise ValueError("nothing voiced to sing: less than 0.1 s has a pitch")
+    if len(voiced) < 0.1 * len(f0_hz):
+        raise ValueError("nothing voiced to sing: less than a tenth of it has a pitch")
     return float(np.median(voiced))
 
 
@@ -167,9 +168,14 @@ def sing_phrase(
         start: the pitch sung before; None if this is the first phrase of a song.
 
     Raises:
-        ValueError: if nothing in it is voiced for 40 ms, so that there is no note to sing.
+        ValueError: if nothing in it is voiced for 40 ms, so that there is no note to sing, or if it
+            is noise, in which DIO finds a pitch by mistake.
     """
     analysis = analyse(phrase, sample_rate)
+    # D4C looks again at what DIO calls voiced: noise has an aperiodicity of 1 at all frequencies.
+    is_periodic = analysis.aperiodicity[analysis.f0_hz > 0].min(axis=1) < PERIODIC
+    if is_periodic.sum() < 0.5 * len(is_periodic):
+        raise ValueError("nothing voiced to sing: what has a pitch in this phrase is noise")
     stretches = split_stretches(analysis)
     sources = [stretch.num_frames for stretch in stretches if stretch.is_voiced]
     if not sources:
