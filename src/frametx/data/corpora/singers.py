@@ -1,7 +1,7 @@
 """Every speaker gets files of synthetic singing, made of the finished files of speech."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def singing_mb(speaker: Speaker, output: Path) -> float:
     return samples * FLAC_BYTES_PER_SAMPLE / 1e6
 
 
-def build_singing(speaker: Speaker, output: Path) -> Iterator[float]:
+def build_singing(speaker: Speaker, output: Path) -> Generator[float, None, None]:
     """Write `<split>/singing/synthetic_singing_<speaker>_01.flac` and so on, of files of speech.
 
     Each is sung of the file of speech with its number, until the speaker has sung long enough. What
