@@ -32,7 +32,7 @@ demo: setup ## train on the audio that ships, evaluate, separate: a table, WAVs 
 	$(BIN)/python -m frametx.separate ckpt=$(DEMO)/checkpoints/best.ckpt 'input=demo/audio/*/mixture.wav' output=demo/separated
 	@echo "listen: demo/separated   look: demo/pictures"
 
-data: setup ## fetch larger libraries of voices, music and noises into data/corpora (needs apt-get)
+data: setup ## fetch larger libraries of voices, music and noises into data/corpora (needs apt-get; singing: pyworld)
 	$(BIN)/python -m frametx.data.corpora output=data/corpora
 
 test: setup lint ## lint, types, import contracts, the quick tests

@@ -4,19 +4,22 @@ import stat
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from frametx.data.corpora import __main__ as command
 from frametx.data.corpora import joining
 from frametx.data.corpora.__main__ import main, parse
-from frametx.data.corpora.build import build_package, built_files, built_version
+from frametx.data.corpora.build import build_package, built_files, built_version, settle
 from frametx.data.corpora.catalogue import (
     CATALOGUE,
     MUSIC,
     NOISE,
+    SPLITS,
     VOICES,
     Entry,
     Music,
@@ -27,7 +30,7 @@ from frametx.data.corpora.catalogue import (
 from frametx.data.corpora.demo import HELD_OUT_LANGUAGE, HELD_OUT_SONG, NOISES, build_noises
 from frametx.data.corpora.music import read_record
 from frametx.data.corpora.noise import faded, read_noise
-from frametx.data.corpora.packages import PackageError, package_version, unpack
+from frametx.data.corpora.packages import PackageError, download_bytes, package_version, unpack
 from frametx.data.corpora.plan import Plan, check_space
 from frametx.data.corpora.prompts import spoken_prompts
 from frametx.data.corpora.voices import (
@@ -360,7 +363,7 @@ def test_no_package_of_music_and_no_speaker_is_in_both_splits() -> None:
     assert len(set(names)) == len(names)
     splits = {music.split for music in MUSIC}
     splits |= {speaker.split for voices in VOICES for speaker in voices.speakers}
-    assert splits == {"train", "validation"}
+    assert splits == set(SPLITS) == {"train", "development", "validation"}
 
 
 def test_every_package_of_music_has_clean_tracks_named_once() -> None:
@@ -376,15 +379,29 @@ def test_what_the_demo_holds_out_is_held_out_here() -> None:
 
 @pytest.fixture
 def debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of fake tools: the "package" is a zip, and only one called `tune` is known."""
+    """Folder of fake tools: the "package" is a zip, and only `tune` and `tunes` are known.
+
+    Each question to apt-get is a line of the file `asked`.
+    """
     tools = tmp_path / "tools"
     tools.mkdir()
     apt_get = f"""#!{sys.executable}
-import sys, zipfile
-if sys.argv[-1] != "tune":
-    sys.exit("E: Unable to locate package " + sys.argv[-1])
+import os, sys, zipfile
+with open({str(tmp_path / "asked")!r}, "a") as asked:
+    print(*sys.argv[1:], file=asked)
+if os.path.exists({str(tmp_path / "locked")!r}):
+    sys.exit("E: Could not open lock file")
+packages = [argument for argument in sys.argv[2:] if not argument.startswith("--")]
+sizes = {{"tune": 12345, "tunes": 678}}
+if unknown := [package for package in packages if package not in sizes]:
+    for package in packages:
+        if package in sizes:
+            print(f"'http://localhost/{{package}}_1_all.deb' {{package}}_1_all.deb 1 SHA256:0")
+    sys.exit("\\n".join("E: Unable to locate package " + package for package in unknown))
 if "--print-uris" in sys.argv:
-    print("'http://localhost/tune_1%3a2-3_all.deb' tune_1%3a2-3_all.deb 12345 SHA256:0")
+    for package in packages:
+        name = f"{{package}}_1%3a2-3_all.deb"
+        print(f"'http://localhost/{{name}}' {{name}} {{sizes[package]}} SHA256:0")
 else:
     with zipfile.ZipFile("tune_1%3a2-3_all.deb", "w") as deb:
         deb.write({str(tmp_path / "songs.zip")!r}, "usr/share/songs.pk3")
@@ -433,14 +450,107 @@ def test_the_plan_knows_sizes_and_what_cannot_be_had(debian: Path) -> None:
     assert failure.startswith("noise: E: Unable to locate package noise")
 
 
+def times_asked(debian: Path) -> int:
+    return len((debian / "asked").read_text().splitlines())
+
+
+def test_apt_is_asked_once_for_all_packages(debian: Path) -> None:
+    sizes, failures = download_bytes(["tune", "tunes"])
+    assert sizes == {"tune": 12_345, "tunes": 678}
+    assert not failures
+    assert times_asked(debian) == 1
+    assert download_bytes([]) == ({}, {})
+    assert times_asked(debian) == 1
+
+
+def test_unknown_packages_fail_alone_and_cost_one_more_question(debian: Path) -> None:
+    sizes, failures = download_bytes(["tun", "tune", "noise-data", "tunes"])
+    assert sizes == {"tune": 12_345, "tunes": 678}
+    assert set(failures) == {"tun", "noise-data"}
+    assert "Unable to locate package tun (" in str(failures["tun"])
+    assert times_asked(debian) == 2
+    assert download_bytes(["noise"])[0] == {}
+    assert times_asked(debian) == 3
+
+
+def test_what_is_wrong_with_apt_itself_is_wrong_for_every_package(debian: Path) -> None:
+    (debian / "locked").touch()
+    sizes, failures = download_bytes(["tune", "tunes"])
+    assert not sizes
+    assert [str(failure).split(" (")[0] for failure in failures.values()] == [
+        "tune: E: Could not open lock file",
+        "tunes: E: Could not open lock file",
+    ]
+    assert times_asked(debian) == 1
+
+
+def test_files_of_an_earlier_split_move_and_are_not_built_anew(
+    debian: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = {
+        "train/instrumental/colobot-common-sounds/Hope.ogg": b"music",
+        "train/instrumental/colobot-common-sounds/disc 2/Quiet.ogg": b"more",
+    }
+    stray = {  # of a package that was interrupted: no note, and one file was made anew already
+        "train/vocals/tuxpaint_da_01.flac": b"speech",
+        "development/vocals/tuxpaint_da_01.flac": b"speech",
+        "train/singing/synthetic_singing_tuxpaint_da_01.flac": b"singing",
+        "train/vocals/tuxpaint_ca_01.flac": b"somebody else",
+    }
+    output = debian / "out"
+    for name, content in (old | stray).items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_bytes(content)
+    (output / ".built").mkdir()
+    (output / ".built" / "colobot-common-sounds.txt").write_text("\n".join(["0.2.0-1", *old]))
+    arguments = [f"output={output}", f"cache={debian / 'cache'}"]
+    assert main([*arguments, "only=colobot-common-sounds"]) == 0
+    assert re.search("colobot-common-sounds +music +finished", capsys.readouterr().err)
+    found = {
+        path.relative_to(output).as_posix(): path.read_bytes()
+        for path in output.glob("[a-z]*/*/**/*")
+        if path.is_file()
+    }
+    assert found == {
+        (name if "tuxpaint_ca" in name else name.replace("train/", "development/")): content
+        for name, content in (old | stray).items()
+    }
+    assert not (output / "train" / "instrumental" / "colobot-common-sounds").exists()
+    credits_text = (output / "CREDITS.md").read_text()
+    assert "| development/instrumental/colobot-common-sounds/ |" in credits_text
+    assert built_version("colobot-common-sounds", output) == "0.2.0-1"
+
+
+def test_a_package_in_its_place_stays_there(tmp_path: Path) -> None:
+    entry = two_speakers(tmp_path / "cache")
+    build(entry, tmp_path)
+    note = (tmp_path / "out" / ".built" / "chatter.txt").read_text()
+    before = built_files("chatter", tmp_path / "out")
+    assert settle(entry, tmp_path / "out") == []
+    assert built_files("chatter", tmp_path / "out") == before
+    low, high = entry.speakers
+    swapped = replace(
+        entry, speakers=(replace(low, split="validation"), replace(high, split="train"))
+    )
+    assert len(settle(swapped, tmp_path / "out")) == 2
+    assert built_version("chatter", tmp_path / "out") == "1:2.3-4"
+    settle(entry, tmp_path / "out")
+    assert (tmp_path / "out" / ".built" / "chatter.txt").read_text() == note
+
+
 def test_too_little_space_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1000000000000 MB needed.*only="):
         check_space(1e12, (tmp_path / "out",))
 
 
 def test_a_finished_package_is_credited_and_not_built_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], debian: Path
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    debian: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Singing is tested elsewhere, as it needs a package that not every installation has.
+    monkeypatch.setattr(command, "missing_seconds", lambda speaker, output: 0.0)
     package = "festvox-ru"
     make_package(tmp_path / "cache", package, {f"{n}.wav": tone(150, 0.8) for n in range(3)})
     arguments = [f"output={tmp_path / 'out'}", f"cache={tmp_path / 'cache'}", f"only={package}"]

@@ -456,7 +456,7 @@ def test_the_device_draws_what_the_cpu_draws() -> None:
             "must leave out a stem at least",
         ),
         (
-            lambda: plain(optional_stems=["drums"], level_db={"drums": (0, 0)}),
+            lambda: plain(level_db={"drums": (0, 0)}),
             r"level_db: drums must be among the stems \['vocals', 'instrumental'\]",
         ),
         (lambda: plain(transforms={"vocls": []}), "transforms: vocls must be among the stems"),

@@ -235,8 +235,9 @@ class Voxaug(nn.Module):
             mixup: stems made of two excerpts; None is none.
             max_peak: where a stem or the mixture exceeds it, all stems of the sample are turned
                 down by one factor, so that nothing does; 1 is full scale. None leaves peaks.
-            optional_stems: what `transforms`, `silent_probability` and `extra` may name though it
-                is none of the stems: it is then passed over. For presets that serve many runs.
+            optional_stems: what `transforms`, `level_db`, `silent_probability` and `extra` may name
+                though it is none of the stems: it is then passed over. For presets that serve many
+                runs.
 
         Raises:
             ValueError: if a value is out of its range, or anything is said of an unknown stem.
@@ -247,11 +248,12 @@ class Voxaug(nn.Module):
         self.stems = checked_stems(stems)
         for name, known in (
             ("transforms", chains),
+            ("level_db", levels),
             ("silent_probability", silent),
             ("extra", extras),
         ):
             _check_known(name, known, {*self.stems, *optional_stems}, self.stems)
-        _check_known("level_db", levels, self.stems, self.stems)
+        levels = {stem: bounds for stem, bounds in levels.items() if stem in self.stems}
         if levels and set(levels) == set(self.stems):
             raise ValueError(
                 f"level_db ({list(levels)}) must leave out a stem at least: levels are above the "

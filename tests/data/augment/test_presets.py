@@ -44,6 +44,7 @@ def noise_batch(voxaug: Voxaug, rows: int, num_samples: int, *, channels: int = 
 def test_the_presets_that_are_promised_are_there() -> None:
     names = {path.stem for path in PRESETS}
     assert names >= {"none", "default", "v1", "v6_v7", "v8", "conditioned", "roformer", "waveform"}
+    assert "songs" in names
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -68,7 +69,7 @@ def test_every_preset_runs_on_a_batch_and_alike_in_any_other(
 def test_a_preset_does_to_further_stems_what_it_does_to_the_instrumental(name: str) -> None:
     pair, three = preset(name), preset(name, ("vocals", "instrumental", "drums"))
     for voxaug in (pair, three):  # both look at all stems of a sample
-        voxaug.silent_stem_probability, voxaug.max_peak = 0.0, None
+        voxaug.silent_stem_probability, voxaug.max_peak, voxaug.level_db = 0.0, None, {}
     batch = noise_batch(three, 32, 3_000)
     assert torch.equal(pair(batch), three(batch)[:, :2])
     assert three.transforms["drums"] == three.transforms["instrumental"]
@@ -121,3 +122,45 @@ def test_the_waveform_preset_keeps_all_below_full_scale() -> None:
     stems = voxaug(loud)
     assert stems.abs().max() <= 1 + 1e-6
     assert stems.sum(dim=1).abs().max() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_songs_preset_mixes_voices_at_the_levels_of_songs() -> None:
+    voxaug = preset("songs")
+    stems = voxaug(noise_batch(voxaug, 1_000, 600))
+    silent = (stems == 0).all(dim=3).all(dim=2)
+    assert silent[:, 0].float().mean() == pytest.approx(0.04, abs=0.015)
+    assert not silent[:, 1].any()
+    rms = stems[~silent[:, 0]].square().mean(dim=(2, 3)).sqrt()
+    level_db = 20 * (rms[:, 0] / rms[:, 1]).log10()
+    assert -9.01 < level_db.min() < -8.5
+    assert 3.5 < level_db.max() < 4.01
+
+
+def test_the_songs_preset_gives_rooms_and_places_to_voices_alone_as_often_as_it_says() -> None:
+    voxaug = preset("songs")
+    shares = {
+        stem: {type(transform).__name__: transform.probability for transform in chain}
+        for stem, chain in voxaug.transforms.items()
+    }
+    assert shares["vocals"]["Reverb"] == 0.5
+    assert shares["vocals"]["Pan"] == 0.4
+    assert not {"Reverb", "Pan"} & set(shares["instrumental"])
+    # One click: what comes after it is a room's answer.
+    click = torch.zeros(1_000, 2, 4_000)
+    click[..., 0] = 1
+    voxaug.silent_probability, voxaug.level_db = {}, {}
+    batch = {"sample": torch.arange(1_000), "vocals": click, "instrumental": click.clone()}
+    vocals, instrumental = voxaug(batch).unbind(dim=1)
+    # Bells and shelves have died away after 40 ms, by far.
+    late_vocals, late_instrumental = (
+        stem[..., 2_000:].abs().amax(dim=(1, 2)) > 1e-4 for stem in (vocals, instrumental)
+    )
+    assert late_vocals.float().mean() == pytest.approx(0.5, abs=0.05)
+    assert not late_instrumental.any()
+    peaks = vocals.abs().amax(dim=2)
+    off_centre = ((peaks[:, 0] / peaks[:, 1]).log10().abs() > 0.005).float().mean()
+    assert off_centre == pytest.approx(0.4, abs=0.05)
+
+
+def test_an_optional_stem_that_a_run_has_not_has_no_level() -> None:
+    assert preset("songs", ("voice", "noise")).level_db == {}

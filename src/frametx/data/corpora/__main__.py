@@ -8,19 +8,23 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from frametx.data.corpora.build import build_package, built_version
-from frametx.data.corpora.catalogue import CATALOGUE, Entry
+from frametx.data.corpora.build import build_package, built_version, settle
+from frametx.data.corpora.catalogue import CATALOGUE, Entry, speakers_of
 from frametx.data.corpora.credits import write_credits
 from frametx.data.corpora.demo import build_demo
 from frametx.data.corpora.packages import PackageError, require_debian
 from frametx.data.corpora.plan import Plan, check_space
 from frametx.data.corpora.prompts import have_ffmpeg
+from frametx.data.corpora.singers import WITHOUT_WORLD, build_singing, missing_seconds
+from frametx.data.corpora.singing import have_world
 
 USAGE = """\
 usage: python -m frametx.data.corpora [demo] [output=FOLDER] [only=PACKAGE,...] [cache=FOLDER]
 
 Fetch Debian packages with real music, voices and noises, install none of them, and build
-train/ and validation/, each with vocals/, instrumental/ and noise/. What is finished is kept.
+train/, development/ and validation/, with vocals/, instrumental/ and noise/ in them, and singing/:
+synthetic, made of the voices by the vocoder WORLD where pyworld is installed. What is finished is
+kept.
 
   output=FOLDER  where to build (data/corpora)
   only=...       some of the packages instead of all
@@ -106,6 +110,8 @@ def build_corpora(request: Request, console: Console) -> int:
     Raises:
         ValueError: if the disk has too little space.
     """
+    for entry in CATALOGUE:  # whatever is asked for: nothing may be in two splits
+        settle(entry, request.output)
     plan = Plan.make(request.entries, output=request.output, cache=request.cache)
     console.print(plan.table())
     check_space(1.1 * plan.disk_mb, (request.output, request.cache))
@@ -132,11 +138,43 @@ def build_corpora(request: Request, console: Console) -> int:
             except PackageError as error:
                 failures.append(str(error))
             progress.advance(overall)
+    failures += build_all_singing(request, console)
     if any(built_version(entry.package, request.output) for entry in request.entries):
         console.print(f"credits and licences: {write_credits(request.output)}")
     for failure in failures:
         console.print(failure)
     return EXIT_INCOMPLETE if failures else 0
+
+
+def build_all_singing(request: Request, console: Console) -> list[str]:
+    """Let every speaker sing whose voice is there; returns what went wrong, a line each."""
+    there = [entry for entry in request.entries if built_version(entry.package, request.output)]
+    missing = {
+        speaker: seconds
+        for speaker in speakers_of(there)
+        if (seconds := missing_seconds(speaker, request.output))
+    }
+    if missing and not have_world():
+        return [WITHOUT_WORLD]
+    failures = []
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} s"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not missing,
+    ) as progress:
+        overall = progress.add_task("synthetic singing", total=sum(missing.values()))
+        for speaker, seconds in missing.items():
+            current = progress.add_task(speaker.name, total=seconds)
+            try:
+                for sung in build_singing(speaker, request.output):
+                    progress.advance(current, sung)
+                    progress.advance(overall, sung)
+            except ValueError as error:
+                failures.append(str(error))
+    return failures
 
 
 if __name__ == "__main__":

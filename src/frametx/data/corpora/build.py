@@ -1,10 +1,10 @@
 """One package of the catalogue becomes finished files, and a note that they are."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from frametx.data.corpora.catalogue import Entry, Music, Noise
+from frametx.data.corpora.catalogue import SPLITS, Entry, Music, Noise
 from frametx.data.corpora.music import build_music
 from frametx.data.corpora.noise import build_noise, recordings
 from frametx.data.corpora.packages import copyright_text, package_version, unpack
@@ -30,10 +30,7 @@ def build_package(entry: Entry, *, cache: Path, output: Path, advance: Advance) 
     licence = output / "LICENSES" / f"{entry.package}.txt"
     licence.parent.mkdir(parents=True, exist_ok=True)
     licence.write_text(copyright_text(folder), encoding="utf-8")
-    names = [path.relative_to(output).as_posix() for path in built]
-    note = _note(entry.package, output)
-    note.parent.mkdir(exist_ok=True)
-    note.write_text("\n".join([package_version(folder), *names]) + "\n", encoding="utf-8")
+    _write_note(entry.package, output, package_version(folder), built)
 
 
 def _pieces(
@@ -63,6 +60,61 @@ def built_files(package: str, output: Path) -> list[Path]:
     """The finished files of a package."""
     names = _note(package, output).read_text(encoding="utf-8").splitlines()[1:]
     return [output / name for name in names]
+
+
+def settle(entry: Entry, output: Path) -> list[Path]:
+    """Move files of a package out of splits that it was in once, so that none is in two of them.
+
+    Files depend on their names alone, so those of an earlier catalogue need not be made again.
+
+    Returns:
+        Where they lie now.
+    """
+    settled: list[Path] = []
+    for split, pattern in _places(entry):
+        for other in (output / name for name in SPLITS if name != split):
+            for path in sorted(path for path in other.glob(pattern) if path.is_file()):
+                place = output / split / path.relative_to(other)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if place.exists():
+                    path.unlink()
+                else:
+                    path.replace(place)
+                settled.append(place)
+                _remove_if_empty(path.parent, up_to=other)
+    note = _note(entry.package, output)
+    if settled and note.exists():
+        moved = {Path(*path.relative_to(output).parts[1:]): path for path in settled}
+        version, *names = note.read_text(encoding="utf-8").splitlines()
+        now = [moved.get(Path(*Path(name).parts[1:]), output / name) for name in names]
+        _write_note(entry.package, output, version, now)
+    return settled
+
+
+def _remove_if_empty(folder: Path, *, up_to: Path) -> None:
+    while folder != up_to and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+def _places(entry: Entry) -> list[tuple[str, str]]:
+    """The split of each of a package's files, and a pattern that matches them in any split."""
+    if isinstance(entry, Music):
+        return [(entry.split, f"instrumental/{entry.package}/**/*")]
+    if isinstance(entry, Noise):
+        return [(entry.split, f"noise/{entry.package}_[0-9][0-9].flac")]
+    return [
+        (speaker.split, f"{folder}/{prefix}{speaker.name}_[0-9][0-9].flac")
+        for speaker in entry.speakers
+        for folder, prefix in (("vocals", ""), ("singing", "synthetic_singing_"))
+    ]
+
+
+def _write_note(package: str, output: Path, version: str, built: Sequence[Path]) -> None:
+    names = [path.relative_to(output).as_posix() for path in built]
+    note = _note(package, output)
+    note.parent.mkdir(exist_ok=True)
+    note.write_text("\n".join([version, *names]) + "\n", encoding="utf-8")
 
 
 def _note(package: str, output: Path) -> Path:

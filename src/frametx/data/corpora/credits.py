@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from frametx.data.corpora.build import built_files, built_version
-from frametx.data.corpora.catalogue import CATALOGUE, Music, Noise
+from frametx.data.corpora.catalogue import CATALOGUE, Music, Noise, speakers_of
+from frametx.data.corpora.singers import singing_files
 
 INTRODUCTION = """\
 # Credits
@@ -31,15 +32,21 @@ both ends, set to the same level, faded over 10 ms, shuffled, joined with silenc
 and cut into files of ten minutes. Those with more than 0.1 % of their samples at full scale were
 left out. Some were recorded at 22 or 24 kHz and have nothing above 11 or 12 kHz.
 
+Singing is synthetic: the vocoder WORLD (pyworld) took phrases of the speech apart into pitch,
+spectral envelope and aperiodicity, voiced syllables were stretched to notes of melodies drawn by
+chance, with glides and vibrato, and WORLD put it together again, at the level of the voices.
+Timbre, consonants and breath are the speaker's; pitch and rhythm are nobody's.
+
 ## Before training
 
-- The voices speak; there is no singing here. Voice and music are paired by chance, with no
-  musical relation.
+- The voices speak, and what is called singing is synthetic. Voice and music are paired by chance,
+  with no musical relation.
 - The festvox, fillets and asterisk voices are sampled at 16 or 22 kHz. Alone at 44.1 kHz they
   teach that voices have no treble: give the tuxpaint ones (44.1 kHz) weight, or limit the band of
   the loss.
-- Composers, speakers and noises' packages of validation/ are found nowhere in train/; the song and
-  the speaker that data/demo validates on are left out of it too.
+- Composers, speakers and noises' packages of validation/ and development/ are found in no other
+  split; the song and the speaker that data/demo validates on are left out of train/ too. Choose by
+  development/, and report validation/.
 - Licences differ from file to file. Mix while training; do not publish mixtures of GPL voices with
   Creative Commons music.
 """
@@ -63,9 +70,15 @@ def write_credits(output: Path) -> Path:
                 for speaker in entry.speakers
                 if f"{speaker.name}_01.flac" in written
             )
-        rows.append(
-            f"| {files} | {entry.author} | {entry.package} | {version} | {entry.licence} |\n"
+        work = f"{entry.author} | {entry.package} | {version} | {entry.licence} |\n"
+        rows.append(f"| {files} | {work}")
+        sung = ", ".join(
+            f"{speaker.split}/singing/synthetic_singing_{speaker.name}_*.flac"
+            for speaker in speakers_of([entry])
+            if singing_files(speaker, output)
         )
+        if sung:
+            rows.append(f"| {sung} (synthetic: made of the speech above) | {work}")
     path = output / "CREDITS.md"
     path.write_text(INTRODUCTION + "".join(rows) + NOTES, encoding="utf-8")
     return path

@@ -1,9 +1,11 @@
 """Debian packages as a source of audio: downloaded and unpacked into a cache, never installed."""
 
+import os
 import re
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 WITHOUT_DEBIAN = (
@@ -28,17 +30,40 @@ def require_debian() -> None:
         raise PackageError(WITHOUT_DEBIAN.format(missing=" and ".join(missing)))
 
 
-def download_bytes(package: str) -> int:
-    """Size of the package's file as the package index states it.
+def download_bytes(packages: Sequence[str]) -> tuple[dict[str, int], dict[str, PackageError]]:
+    """Ask apt-get, once, for the sizes of the packages' files.
 
-    Raises:
-        PackageError: if this system's index does not know the package.
+    Where it does not know some of them it fails as a whole: they are left out, and it is asked
+    again for the others.
+
+    Returns:
+        Bytes of each package, and why the remaining ones cannot be had.
     """
-    listing = _apt_get(package, "--print-uris", cwd=None)
-    sizes = re.findall(r"\.deb (\d+) ", listing)
-    if not sizes:
-        raise PackageError(f"{package}: apt-get names no file for it; run apt-get update")
-    return int(sizes[-1])
+    asked, failures = list(packages), {}
+    while asked:
+        done = _run_apt_get(asked, "--print-uris", cwd=None)
+        if done.returncode == 0:
+            listed = re.findall(r" ([a-z0-9.+-]+)_\S*\.deb (\d+) ", done.stdout)
+            sizes = {name: int(size) for name, size in listed if name in asked}
+            silent = [package for package in asked if package not in sizes]
+            failures |= {
+                package: PackageError(
+                    f"{package}: apt-get names no file for it; run apt-get update"
+                )
+                for package in silent
+            }
+            return sizes, failures
+        reasons = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+        named = {
+            package: _failure(package, line)
+            for package in asked
+            for line in reasons
+            if re.search(rf"(?<![\w.+-]){re.escape(package)}(?![\w+-])", line)
+        }
+        # Where no line names a package, what is wrong is wrong for all.
+        failures |= named or {package: _failure(package, _reason(done)) for package in asked}
+        asked = [package for package in asked if package not in failures]
+    return {}, failures
 
 
 def unpack(package: str, cache: Path) -> Path:
@@ -53,7 +78,9 @@ def unpack(package: str, cache: Path) -> Path:
     partial = cache / f"{package}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _apt_get(package, cwd=partial)
+    done = _run_apt_get([package], cwd=partial)
+    if done.returncode != 0:
+        raise _failure(package, _reason(done))
     (archive,) = partial.glob("*.deb")
     # The file is called name_version_architecture.deb, with ":" in the version written as %3a.
     version = archive.name.split("_")[1].replace("%3a", ":")
@@ -87,15 +114,23 @@ def copyright_text(folder: Path) -> str:
     return statement.read_text(encoding="utf-8", errors="replace")
 
 
-def _apt_get(package: str, *options: str, cwd: Path | None) -> str:
-    command = ["apt-get", "download", "--quiet", *options, package]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        reason = next(
-            (line for line in done.stderr.splitlines() if line.startswith("E:")),
-            done.stderr.strip()[-200:],
-        )
-        raise PackageError(
-            f"{package}: {reason} (run apt-get update; the corpora were chosen from Debian 12)"
-        )
-    return done.stdout
+def _run_apt_get(
+    packages: Sequence[str], *options: str, cwd: Path | None
+) -> subprocess.CompletedProcess[str]:
+    command = ["apt-get", "download", "--quiet", *options, *packages]
+    # The reasons are read, so they have to be in English.
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    errors = (line for line in done.stderr.splitlines() if line.startswith("E:"))
+    return next(errors, done.stderr.strip()[-200:])
+
+
+def _failure(package: str, reason: str) -> PackageError:
+    return PackageError(
+        f"{package}: {reason} (run apt-get update; the corpora were chosen from Debian 12)"
+    )
