@@ -208,7 +208,7 @@ def evaluate(
         by_group=summarise_groups(counted, labels, resamples=resamples, seed=seed),
         comparison=None
         if against is None
-        else compare(counted, against, labels, formats, resamples=resamples, seed=seed),
+        else compare(counted, against, labels, resamples=resamples, seed=seed, formats=formats),
         facts={
             "num_tracks": len(evaluation_set) - len(unreadable),
             "trained_on": seen,

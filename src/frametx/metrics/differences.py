@@ -123,10 +123,10 @@ def compare(
     scores: Sequence[Score],
     earlier: Earlier,
     labels: Labels,
-    formats: Collection[str] = (),
     *,
     resamples: int,
     seed: int,
+    formats: Collection[str] = (),
 ) -> Comparison:
     """The differences of this evaluation to an earlier one, over all tracks and by group.
 
@@ -136,9 +136,9 @@ def compare(
         scores: of this evaluation, of the tracks that count.
         earlier: the other one; of it too, tracks that were trained on do not count.
         labels: of the tracks, see `frametx.metrics.groups`.
-        formats: rates and channels of the tracks.
         resamples: of the bootstrap.
         seed: of the bootstrap.
+        formats: rates and channels of the tracks.
 
     Raises:
         ValueError: if the two have other stems.
