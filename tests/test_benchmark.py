@@ -216,6 +216,20 @@ def test_an_evaluation_without_a_track_in_common_says_so(
     assert "no track has scores in both evaluations" in capsys.readouterr().out
 
 
+def test_a_difference_between_two_rates_is_marked_as_unfair(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixture = ["ckpt=reference:mixture", "data.test.num_channels=1"]
+    for rate in (RATE, 16_000):
+        more = [f"data.test.sample_rate={rate}", f"output=at_{rate}", f"against=at_{RATE}"]
+        more = more[: 2 if rate == RATE else 3]
+        run(workplace, *mixture, *more, monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    assert "this one is at 16000 Hz, 1 channel(s), that one at 8000 Hz, 1 channel(s)" in printed
+    run(workplace, *mixture, *more[:2], "against=at_16000", monkeypatch=monkeypatch)
+    assert "no fair one" not in capsys.readouterr().out
+
+
 class Parts(nn.Module):
     """Gives stem number s of four the mixture times (s + 1) / 10."""
 

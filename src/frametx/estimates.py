@@ -61,6 +61,11 @@ def estimates_of(
     )
 
 
+def format_of(mixture: Mixture) -> str:
+    """Rate and channels at which a track is scored, e.g. `44100 Hz, 2 channel(s)`."""
+    return f"{mixture.sample_rate} Hz, {mixture.stems.shape[1]} channel(s)"
+
+
 def facts_of(pipeline: Pipeline | Reference) -> dict[str, Any]:
     """How the estimates are made, for the report."""
     if isinstance(pipeline, Reference):

@@ -29,7 +29,7 @@ from frametx.checkpoint import heard_by
 from frametx.config import hydra_main, plain
 from frametx.data.tracks import EvaluationSet, Mixture, notes_of
 from frametx.data.trained_on import REASONS, TrainedOn
-from frametx.estimates import check_stems, estimates_of, facts_of, stems_of
+from frametx.estimates import check_stems, estimates_of, facts_of, format_of, stems_of
 from frametx.loading import CONFIG_KEYS, load_configured
 from frametx.metrics.bootstrap import check_resamples
 from frametx.metrics.differences import (
@@ -150,6 +150,7 @@ def evaluate(
     heard = TrainedOn(is_all=False) if trained_on is None else trained_on
     seen: dict[str, str] = {}
     labels: dict[str, Mapping[str, str]] = {}
+    formats: set[str] = set()
     unreadable: list[ValueError | OSError] = []
     scores: list[Score] = []
     audio_seconds = wall_seconds = 0.0
@@ -169,6 +170,7 @@ def evaluate(
         mixture = replace(mixture, name=printable(mixture.name))
         check_stems(stem_names, mixture)
         labels[mixture.name] = mixture.labels
+        formats.add(format_of(mixture))
         reason = heard.reason_against(mixture.name, mixture.files)
         if reason is not None:
             seen[mixture.name] = reason
@@ -206,11 +208,12 @@ def evaluate(
         by_group=summarise_groups(counted, labels, resamples=resamples, seed=seed),
         comparison=None
         if against is None
-        else compare(counted, against, labels, resamples=resamples, seed=seed),
+        else compare(counted, against, labels, resamples=resamples, seed=seed, formats=formats),
         facts={
             "num_tracks": len(evaluation_set) - len(unreadable),
             "trained_on": seen,
             "stems": list(stem_names),
+            "formats": sorted(formats),
             **facts_of(pipeline),
             "bootstrap": {"resamples": resamples, "seed": seed},
         },

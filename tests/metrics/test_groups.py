@@ -47,7 +47,7 @@ def written(folder: Path, scores: list[Score], **options) -> Path:
 
 
 def compared(folder: Path, scores: list[Score]) -> Comparison:
-    return compare(scores, read_earlier(folder), labels_of(), **BOOTSTRAP)
+    return compare(scores, read_earlier(folder), labels_of(), resamples=1000, seed=0)
 
 
 def test_groups_are_all_then_kinds_then_levels_then_both() -> None:

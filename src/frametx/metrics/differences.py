@@ -5,8 +5,9 @@ interval of the difference is narrower than the intervals of the two means, ofte
 """
 
 import csv
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,12 +29,14 @@ class Earlier:
         by_track: mean uSDR over the stems, dB; only tracks on which all stems have one.
         stems: their names.
         trained_on: tracks that were trained on.
+        formats: rates and channels of its tracks, as in summary.json; empty where they are unknown.
     """
 
     folder: str
     by_track: Mapping[str, float]
     stems: frozenset[str]
     trained_on: frozenset[str] = frozenset()
+    formats: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -56,23 +59,31 @@ class Comparison:
         folder: of the other evaluation.
         differences: one for each group; none where no track is in both.
         num_left_out: tracks that only one of the two has.
+        other_formats: the two sets of formats, in words, where they differ; else empty.
     """
 
     folder: str
     differences: list[Difference] = field(default_factory=list)
     num_left_out: int = 0
+    other_formats: str = ""
 
     @property
     def remarks(self) -> list[str]:
         """What to mind, in lines, or none."""
         if not self.differences:
             return [f"no difference to {self.folder}: no track has scores in both evaluations"]
+        lines: list[str] = []
+        if self.other_formats:
+            lines.append(
+                f"the difference to {self.folder} is no fair one: {self.other_formats}; choose one "
+                "for both by data.test.sample_rate= and data.test.num_channels="
+            )
         if self.num_left_out:
-            return [
+            lines.append(
                 f"the difference to {self.folder} is without {self.num_left_out} track(s) that "
                 "have scores in one of the two alone, or were trained on"
-            ]
-        return []
+            )
+        return lines
 
 
 def read_earlier(folder: Path | str) -> Earlier:
@@ -104,6 +115,7 @@ def read_earlier(folder: Path | str) -> Earlier:
         by_track=_means(values),
         stems=frozenset(stem for _, stem, _ in values),
         trained_on=frozenset(track for track, _, _, reason in rows if reason),
+        formats=_formats_of(path.with_name("summary.json")),
     )
 
 
@@ -114,6 +126,7 @@ def compare(
     *,
     resamples: int,
     seed: int,
+    formats: Collection[str] = (),
 ) -> Comparison:
     """The differences of this evaluation to an earlier one, over all tracks and by group.
 
@@ -125,6 +138,7 @@ def compare(
         labels: of the tracks, see `frametx.metrics.groups`.
         resamples: of the bootstrap.
         seed: of the bootstrap.
+        formats: rates and channels of the tracks.
 
     Raises:
         ValueError: if the two have other stems.
@@ -147,7 +161,9 @@ def compare(
         )
         for group, tracks in groups_of({track: labels.get(track, {}) for track in common}).items()
     ]
-    return Comparison(earlier.folder, found, num_left_out)
+    both = [", ".join(sorted(of_one)) for of_one in (formats, earlier.formats)]
+    differ = f"this one is at {both[0]}, that one at {both[1]}" if both[0] != both[1] else ""
+    return Comparison(earlier.folder, found, num_left_out, differ if all(both) else "")
 
 
 def check_same_stems(stems: set[str], earlier: Earlier) -> None:
@@ -175,6 +191,14 @@ def _difference(
         difference=interval([a - b for a, b in pairs], resamples=resamples, seed=seed),
         num_tracks=len(pairs),
     )
+
+
+def _formats_of(summary: Path) -> frozenset[str]:
+    """What a summary.json says of its tracks; nothing where it is missing or of another kind."""
+    try:
+        return frozenset(map(str, json.loads(summary.read_text(encoding="utf-8"))["formats"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
 
 
 def _means(values: Sequence[tuple[str, str, float]]) -> dict[str, float]:
