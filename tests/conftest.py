@@ -15,8 +15,8 @@ from frametx.config import conf_dir
 from frametx.data.synthetic import write_synthetic_libraries
 from frametx.models.sepformer import SepFormer
 
-# Where `make test` checks shapes against annotations; `make test-all` does so everywhere. In runs of
-# a whole training or separation that costs a third of the time and finds nothing more.
+# Where `make test` checks shapes against annotations; `make test-all` does so everywhere. In runs
+# of a whole training or separation that costs a third of the time and finds nothing more.
 ANNOTATED = (
     *("audio", "losses", "metrics", "models", "nn"),
     *("test_export", "test_export_waveform", "test_neural_ensemble", "test_separator"),
