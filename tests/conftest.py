@@ -1,9 +1,10 @@
 """What several tests share: a tiny run on made-up audio."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,6 +15,13 @@ from frametx.config import conf_dir
 from frametx.data.synthetic import write_synthetic_libraries
 from frametx.models.sepformer import SepFormer
 
+# Where `make test` checks shapes against annotations; `make test-all` does so everywhere. In runs
+# of a whole training or separation that costs a third of the time and finds nothing more.
+ANNOTATED = (
+    *("audio", "losses", "metrics", "models", "nn"),
+    *("test_export", "test_export_waveform", "test_neural_ensemble", "test_separator"),
+    *("test_streaming", "test_waveform_separator"),
+)
 FIXTURES = Path(__file__).parents[2] / "shared" / "parity"
 
 # One level less, one map, short crops: two steps take a fraction of a second.
@@ -59,6 +67,15 @@ SMALL_SEPFORMER: dict[str, Any] = {
     "hidden_features": 16,
     "dropout": 0.0,
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Check annotations where they matter most."""
+    place = item.path.relative_to(Path(__file__).parent).with_suffix("").parts[0]
+    is_quick = item.config.getoption("markexpr") == "not slow"
+    jaxtyping.config.update("jaxtyping_disable", is_quick and place not in ANNOTATED)
+    return (yield)
 
 
 @pytest.fixture(scope="session")

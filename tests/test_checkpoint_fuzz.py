@@ -27,7 +27,7 @@ def fuzzed(folder: Path, first: int, count: int) -> dict[str, Any]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
 @pytest.mark.parametrize(
-    ("first", "count"), [(0, 60), pytest.param(60, 440, marks=pytest.mark.slow)]
+    ("first", "count"), [(0, 25), pytest.param(25, 475, marks=pytest.mark.slow)]
 )
 def test_changed_checkpoints_are_loaded_or_refused_in_one_line(
     first: int, count: int, tmp_path: Path

@@ -20,6 +20,11 @@ from frametx.train import train
 Compose = Callable[..., DictConfig]
 PRESETS = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
 TINY = sorted(name for name in PRESETS if name.endswith("_tiny"))
+# Trained and separated with in tests/models/test_packaged_laws.py, or as one that is like them.
+COVERED = {
+    *("htdemucs_tiny", "bs_roformer_tiny", "mel_band_roformer_tiny", "sepformer_tiny"),
+    *("asym_unet_mct_generator_tiny", "mmdenselstm_tiny", "jansson_unet_tiny"),
+}
 SIZES = ("_tiny", "_small", "_2stems", "_4stems", "_5stems")
 SHORT = [
     "audio.n_fft=512",
@@ -60,7 +65,10 @@ def test_every_network_has_a_tiny_form() -> None:
     assert networks == {family(name) for name in TINY}
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(model, marks=pytest.mark.slow if model in COVERED else ()) for model in TINY],
+)
 def test_two_steps_are_one_step_and_another_and_their_checkpoint_separates(
     tmp_path: Path, compose_model: Compose, model: str
 ) -> None:

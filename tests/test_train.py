@@ -224,7 +224,7 @@ def test_training_begins_with_a_line_of_what_each_library_leaves_out(
 
 def test_one_batch_is_learnt_by_heart(tmp_path: Path, compose_tiny: Compose) -> None:
     settings = ["data.repeat_first_step=true", "model.dropout=0.0", "optimizer.lr=3e-3"]
-    length = ["trainer.max_steps=60", "scheduler.total_steps=100"]
+    length = ["trainer.max_steps=40", "scheduler.total_steps=100"]
     train(compose_tiny(tmp_path, *settings, *length))
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     column = header.split(",").index("train/loss")

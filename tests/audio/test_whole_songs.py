@@ -1,6 +1,7 @@
 """Every sample of a file is read, or a line says what is not, whatever was done to it."""
 
 import io
+import mmap
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from av.audio.stream import AudioStream
 from torch import Tensor
 
+from frametx.audio import flac
 from frametx.audio.io import AudioWriter, open_audio, probe, read_audio, read_blocks
 from frametx.audio.mpeg import LENGTHS
 
@@ -528,3 +530,30 @@ def test_a_frame_that_is_cut_at_once_ends_the_search(tmp_path: Path) -> None:
     put(path, path.read_bytes(), b"\xff\xfb\x90\x64" + bytes(60))
     with pytest.raises(ValueError, match="is not audio that can be read"):
         probe(path)
+
+
+@pytest.mark.parametrize("number", [0, 7, 5_000])
+def test_sound_that_looks_like_the_header_of_a_frame_is_no_frame(
+    tmp_path: Path, number: int
+) -> None:
+    """Noise is stored as it is, sample by sample, so any bytes can be put into a file."""
+    head = bytes([0xFF, 0xF8, 0xC9, 0x08]) + chr(number).encode()  # 4,096 samples of 16 bit
+    head += bytes([flac._crc8(head)])
+    head += bytes(len(head) % 2)
+    noise = np.random.default_rng(0).integers(-(2**15), 2**15, 3 * 4096 + 100, dtype=np.int16)
+    noise[-4000 : -4000 + len(head) // 2] = np.frombuffer(head, ">i2")
+    path = tmp_path / "noise.flac"
+    sf.write(path, noise, 44_100, subtype="PCM_16")
+    content = path.read_bytes()
+    assert head in content[-flac.TAIL_BYTES :]
+
+    def streams(path: Path) -> list[flac.Flac]:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return flac.walk(data, 0)
+
+    (found,) = streams(path)
+    assert found.stated == found.counted == len(noise)
+    path.write_bytes(lied("flac", content, 0.0))
+    (found,) = streams(path)
+    assert (found.stated, found.counted) == (0, len(noise))
+    assert read_audio(path).shape[1] == len(noise)

@@ -130,7 +130,7 @@ DAMAGES = st.builds(
 )
 
 
-@settings(PROFILE, max_examples=300)
+@settings(PROFILE, max_examples=120)
 @given(
     damage=DAMAGES,
     name=st.sampled_from([*CODED, *CONTAINERS]),

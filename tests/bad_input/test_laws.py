@@ -166,7 +166,7 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(PROFILE, max_examples=250)
+@settings(PROFILE, max_examples=100)
 @given(sound=sounds(), chosen=options())
 def test_the_stems_of_any_song_are_whole_and_add_up_to_it(
     separated: Any, sound: Sound, chosen: dict[str, Any]

@@ -275,6 +275,7 @@ def test_a_split_leaves_no_side_empty(tmp_path: Path) -> None:
         open_library(root).split(1.0)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_files_are_listed_in_seconds(tmp_path: Path) -> None:
     root = tmp_path / "songs"
     for number in range(200):

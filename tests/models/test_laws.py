@@ -88,6 +88,7 @@ def test_the_gradient_flows_under_autocast_and_the_logits_stay_close(case: Case)
         assert parameter.grad is None or parameter.grad.isfinite().all()
 
 
+@pytest.mark.slow  # tests/test_every_model.py has a step that lowers the loss
 def test_thirty_steps_on_one_batch_halve_the_loss(case: Case) -> None:
     network, x = case.build().train(), case.magnitude()
     shape = network(x).shape

@@ -47,6 +47,7 @@ SMALL = {
 SMALL["vocal_presence_tiny"] = SMALL["frame_tiny"]
 FRAMES = "curriculum.stages=[{until_step:null,frames:17,batch_size:2,accumulate:1}]"
 ACCUMULATED = "curriculum.stages=[{until_step:null,frames:17,batch_size:1,accumulate:2}]"
+SLOW = pytest.mark.slow
 DISCRIMINATORS = sorted(path.stem for path in (conf_dir() / "discriminator").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
@@ -270,7 +271,11 @@ def test_the_generators_step_lowers_the_certainty_of_each_discriminator(
 @pytest.mark.parametrize(
     ("discriminator", "overrides"),
     [
-        *((name, ["contest.r1_weight=1.0"]) for name in SMALL if name != "vocal_presence_tiny"),
+        *(
+            pytest.param(name, ["contest.r1_weight=1.0"], marks=() if number % 3 == 0 else SLOW)
+            for number, name in enumerate(sorted(SMALL))
+            if name != "vocal_presence_tiny"
+        ),
         ("vocal_presence_tiny", []),
         ("patchgan_tiny", ["discriminator.has_spectral_norm=true", "contest.loss=hinge"]),
         ("patchgan_tiny", ["loss=vocal_bands", "model.has_vocal_bands=true"]),
@@ -503,6 +508,7 @@ def test_resume_is_exact_for_both_players_and_only_the_generator_is_averaged(
         train(changed)
 
 
+@pytest.mark.slow
 def test_two_ranks_take_the_steps_of_one(
     tmp_path: Path, tiny_overrides: list[str], compose_tiny: Compose
 ) -> None:
@@ -599,6 +605,7 @@ def test_every_discriminator_builds(discriminator: str) -> None:
     assert sum(p.numel() for p in built.parameters()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", sorted({*MODELS} - {"neural_ensemble"}))
 def test_every_network_builds_with_a_discriminator(model: str) -> None:
     """Not the ensemble, which is made of checkpoints."""

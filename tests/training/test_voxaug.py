@@ -160,6 +160,7 @@ def test_libraries_that_are_not_those_of_the_stems_are_refused(
     assert says in one_line(raised.value)
 
 
+@pytest.mark.slow
 def test_four_stems_train_evaluate_and_separate_by_the_real_command(
     library: Path, tmp_path: Path
 ) -> None:
