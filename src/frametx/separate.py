@@ -43,6 +43,7 @@ from frametx.loading import (
     num_parameters,
 )
 from frametx.pipeline import Pipeline
+from frametx.pretrained import ours
 from frametx.printable import printable
 from frametx.songs import (
     Job,
@@ -64,6 +65,10 @@ from frametx.to_files import (
 from frametx.unfinished import clear_folders, clear_parts, part_beside, temporary_folder
 
 DEFECT_CHARACTERS = 300  # of the reason when it is a defect of ours: some messages are pages
+SHIPPED = (
+    f"{ours.VOCALS}, the model that ships (MIT, as Spleeter's weights, which it corrects); "
+    "another: ckpt=spleeter:2stems, ckpt=runs/x/checkpoints/best.ckpt"
+)
 NOT_ADDING_UP = (
     "the stems do not add up to the song: each is what the model gives of it "
     "(remainder=<stem> makes that one the rest)"
@@ -149,6 +154,8 @@ def separate(cfg: DictConfig) -> Report:
         jobs = plan(songs, output, name=cfg.name, model=model_of(cfg.ckpt), tags_of=text_of)
         notes: list[str] = []
         pipeline = load_configured(values, note=lambda said: tell(said, notes, console))
+        if checkpoints(cfg.ckpt) == [ours.VOCALS]:
+            say(SHIPPED, console)
         options = file_options(cfg, pipeline)
         check_copies(jobs, pipeline)
         if pipeline.remainder is None and len(pipeline.stems) > 1 and not cfg.faithful:

