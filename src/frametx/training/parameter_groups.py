@@ -137,7 +137,7 @@ def distances(module: nn.Module) -> dict[str, int]:
 
         input         embedding, input_transformer, ...     what is made before the first list
         down          encoders.0 ... encoders.n             with encoder_transformers beside them
-        middle        bridge, transformers, layers          one level each
+        middle        bridge, transformers, layers          one level each; what leads in or out too
         up            decoders.n ... decoders.0             with decoder_transformers beside them
         output        norm_out, out, ...                    what is made behind the first list: 0
 
@@ -194,6 +194,12 @@ def _levels(network: nn.Module) -> Mapping[tuple[str, str], int]:
         elif name not in MIDDLE or not size:
             is_input = names.index(name) < first_list
             levels[name, ""] = 1 + num_up + num_middle + num_down if is_input else 0
+    in_middle = [n for n in names if n in MIDDLE and n in lists]
+    for before, name, after in zip(names, names[1:], names[2:], strict=False):
+        if name not in lists and before in DOWN and after in in_middle:  # it leads into the middle
+            levels[name, ""] = levels[after, "0"]
+        elif name not in lists and before in in_middle and after in UP:  # and this one out of it
+            levels[name, ""] = levels[before, str(lists[before] - 1)]
     return levels
 
 
