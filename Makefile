@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-# Set, as in many containers, it makes every command compile all its modules anew: 28 s instead of 6.
+# Set, as in many containers, it makes every command compile all modules anew: 26 s to import train, not 11.
 unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin

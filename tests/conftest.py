@@ -9,11 +9,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
+from frametx.audio.stft import Stft
+from frametx.checkpoint import save_separator
 from frametx.config import conf_dir
 from frametx.data.synthetic import write_synthetic_libraries
 from frametx.models.sepformer import SepFormer
+from frametx.separator import SpectrogramSeparator
 
 # Where `make test` checks shapes against annotations; `make test-all` does so everywhere. In runs
 # of a whole training or separation that costs a third of the time and finds nothing more.
@@ -133,6 +136,34 @@ def compose_tiny(tiny_overrides: list[str]) -> Callable[..., DictConfig]:
             return compose("train", [*tiny_overrides, f"paths.output_dir={output}", *overrides])
 
     return compose_run
+
+
+@pytest.fixture(scope="session")
+def save_louder_is_more() -> Callable[[Path], Path]:
+    """Saves a mono separator at 8 kHz whose mask is the sigmoid of the magnitude."""
+
+    def save(path: Path) -> Path:
+        settings = {
+            "stems": ["vocals", "instrumental"],
+            "complement": "vocals",
+            "sample_rate": 8000,
+            "num_channels": 1,
+            "chunk_frames": 64,
+            "scale": "chunk_peak",
+            "top_bin": "copy",
+        }
+        stft = {"n_fft": 256, "hop_length": 128}
+        separator = SpectrogramSeparator(stft=Stft(**stft), network=nn.Identity(), **settings)
+        config = {
+            "_target_": "frametx.separator.SpectrogramSeparator",
+            "stft": {"_target_": "frametx.audio.stft.Stft", **stft},
+            "network": {"_target_": "torch.nn.Identity"},
+            **settings,
+        }
+        save_separator(path, separator, config, model="louder_is_more")
+        return path
+
+    return save
 
 
 def stored(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,6 @@ import soundfile as sf
 import torch
 from torch import Tensor, nn
 
-from frametx.audio.stft import Stft
-from frametx.checkpoint import save_separator
 from frametx.data.listed_mixtures import ListedMixtures
 from frametx.data.lists import Entry, MixtureList, write_list
 from frametx.data.lists.room import Room
@@ -26,7 +25,6 @@ from frametx.metrics.differences import read_earlier
 from frametx.metrics.reference import Reference
 from frametx.pipeline import Pipeline
 from frametx.separation_options import SeparationOptions
-from frametx.separator import SpectrogramSeparator
 
 RATE = 8_000
 STEMS = ("vocals", "instrumental")
@@ -34,7 +32,9 @@ ROOM = Room(decay_seconds=0.3, predelay_ms=10.0, wet_db=-6.0, pan=0.4, seed=5)
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(
+    tmp_path_factory: pytest.TempPathFactory, save_louder_is_more: Callable[[Path], Path]
+) -> Path:
     """Corpora, a list of six mixtures of a second, and a checkpoint."""
     root = tmp_path_factory.mktemp("work")
     rng = np.random.default_rng(0)
@@ -64,30 +64,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     drawn = MixtureList(about="", seed=0, seconds=1.0, mixtures=tuple(entries), contents={})
     write_list(drawn, root / "list.json")
-    saved_checkpoint(root / "a.ckpt")
+    save_louder_is_more(root / "a.ckpt")
     return root
-
-
-def saved_checkpoint(path: Path) -> None:
-    """A mono separator whose mask is the sigmoid of the magnitude: the louder, the more."""
-    settings = {
-        "stems": list(STEMS),
-        "complement": "vocals",
-        "sample_rate": RATE,
-        "num_channels": 1,
-        "chunk_frames": 64,
-        "scale": "chunk_peak",
-        "top_bin": "copy",
-    }
-    stft = {"n_fft": 256, "hop_length": 128}
-    separator = SpectrogramSeparator(stft=Stft(**stft), network=nn.Identity(), **settings)
-    config = {
-        "_target_": "frametx.separator.SpectrogramSeparator",
-        "stft": {"_target_": "frametx.audio.stft.Stft", **stft},
-        "network": {"_target_": "torch.nn.Identity"},
-        **settings,
-    }
-    save_separator(path, separator, config, model="louder_is_more")
 
 
 def arguments(workplace: Path, *more: str) -> list[str]:

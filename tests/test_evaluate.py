@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from frametx.audio.stft import Stft
-from frametx.checkpoint import save_separator
 from frametx.config import conf_dir
 from frametx.data.drawn_mixtures import DrawnMixtures
 from frametx.data.library import Library
@@ -39,7 +38,6 @@ from frametx.metrics.summary import Summary
 from frametx.pipeline import Pipeline
 from frametx.printable import printable
 from frametx.separation_options import SeparationOptions
-from frametx.separator import SpectrogramSeparator
 
 RATE = 8000  # Hz
 STEMS = ("vocals", "instrumental")
@@ -312,29 +310,6 @@ def test_two_libraries_are_evaluated_on_the_files_that_training_holds_out(tmp_pa
         assert crops.reader.library.fingerprint == held_out.fingerprint
 
 
-def saved_checkpoint(path: Path) -> Path:
-    """A separator whose mask is the sigmoid of the magnitude: the louder, the more."""
-    settings = {
-        "stems": list(STEMS),
-        "complement": "vocals",
-        "sample_rate": RATE,
-        "num_channels": 1,
-        "chunk_frames": 64,
-        "scale": "chunk_peak",
-        "top_bin": "copy",
-    }
-    stft = {"n_fft": 256, "hop_length": 128}
-    separator = SpectrogramSeparator(stft=Stft(**stft), network=nn.Identity(), **settings)
-    config = {
-        "_target_": "frametx.separator.SpectrogramSeparator",
-        "stft": {"_target_": "frametx.audio.stft.Stft", **stft},
-        "network": {"_target_": "torch.nn.Identity"},
-        **settings,
-    }
-    save_separator(path, separator, config, model="louder_is_more")
-    return path
-
-
 def saved_tracks(root: Path) -> Path:
     for number in range(2):
         mixture = tones(number)
@@ -350,8 +325,10 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
-def test_the_command_evaluates_a_folder_of_tracks(tmp_path: Path) -> None:
-    ckpt = saved_checkpoint(tmp_path / "a.ckpt")
+def test_the_command_evaluates_a_folder_of_tracks(
+    tmp_path: Path, save_louder_is_more: Callable[[Path], Path]
+) -> None:
+    ckpt = save_louder_is_more(tmp_path / "a.ckpt")
     tracks = saved_tracks(tmp_path / "tracks")
     done = run(tmp_path, f"ckpt={ckpt}", f"data={tracks}", "device=cpu", "wavs=1")
     assert done.returncode == 0, done.stderr
@@ -384,8 +361,9 @@ def test_a_users_mistake_is_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    save_louder_is_more: Callable[[Path], Path],
 ) -> None:
-    saved_checkpoint(tmp_path / "a.ckpt")
+    save_louder_is_more(tmp_path / "a.ckpt")
     tracks = saved_tracks(tmp_path / "tracks")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["evaluate", f"data={tracks}", *arguments])
@@ -399,9 +377,12 @@ def test_a_users_mistake_is_one_line(
 
 
 def test_a_failed_picture_is_a_note_and_exit_code_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    save_louder_is_more: Callable[[Path], Path],
 ) -> None:
-    saved_checkpoint(tmp_path / "a.ckpt")
+    save_louder_is_more(tmp_path / "a.ckpt")
     tracks = saved_tracks(tmp_path / "tracks")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "pictures").write_text("a file where the folder should be")

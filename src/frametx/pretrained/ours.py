@@ -33,14 +33,17 @@ def read(name: str) -> Pretrained:
         raise FileNotFoundError(f"{name}: {FILE} is missing: install frametx anew")
     member = spleeter.read(spleeter.SPLEETER_2STEMS)
     with safe_open(FILE, framework="pt") as file:
-        separator = json.loads(file.metadata()[NOTE])["separator"]
         weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     members = {f"0.network.{key}": weight for key, weight in member.weights.items()}
-    config: dict[str, Any] = {**separator, "members": [member.separator]}
+    config = {**_note()["separator"], "members": [member.separator]}
     return Pretrained("mask_refiner", config, weights, members)
 
 
 def card() -> dict[str, Any]:
     """What the file says about itself: data, hours, licences, numbers, limits."""
+    return _note()["card"]
+
+
+def _note() -> dict[str, Any]:
     with safe_open(FILE, framework="pt") as file:
-        return json.loads(file.metadata()[NOTE])["card"]
+        return json.loads(file.metadata()[NOTE])
