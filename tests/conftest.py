@@ -1,5 +1,7 @@
 """What several tests share: a tiny run on made-up audio."""
 
+import importlib.util
+import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,25 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     is_quick = item.config.getoption("markexpr") == "not slow"
     jaxtyping.config.update("jaxtyping_disable", is_quick and place not in ANNOTATED)
     return (yield)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_commands(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """Spare the commands of `make test` their imports; `make test-all` does not."""
+    if request.config.getoption("markexpr") != "not slow":
+        yield
+        return
+    path = Path(__file__).with_name("warm_commands.py")
+    spec = importlib.util.spec_from_file_location("warm_commands", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    commands = module.WarmCommands()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", commands.run)
+        yield
+    commands.close()
 
 
 @pytest.fixture(scope="session")
