@@ -43,9 +43,7 @@ class MyNetwork(nn.Module):
         self.out_channels = out_channels
         self.squeeze = nn.Linear(in_channels * self.num_bins, features)
         self.norm = nn.LayerNorm(features)
-        self.gru = nn.GRU(
-            features, features // 2, num_layers, batch_first=True, bidirectional=True
-        )
+        self.gru = nn.GRU(features, features // 2, num_layers, batch_first=True, bidirectional=True)
         self.out = nn.Linear(features, out_channels * self.num_bins)
 
     def forward(self, magnitude: Float[Tensor, "B C F T"]) -> Float[Tensor, "B C_out F T"]:
