@@ -2,13 +2,13 @@
 
     python -m frametx.train --config-dir examples experiment=my_network
 
-at the root of the repository, where `examples.my_network` can be imported. To begin, copy this file,
-examples/model/my_network.yaml and examples/experiment/my_network.yaml, rename all three, and replace
-what stands between `squeeze` and `out`.
+at the root of the repository, where `examples.my_network` can be imported. To begin, copy this
+file, examples/model/my_network.yaml and examples/experiment/my_network.yaml, rename all three, and
+replace what stands between `squeeze` and `out`.
 
-A network gets magnitudes B C F T, scaled to [0, 1] in every chunk, and returns logits B (S C) F T: for
-each stem but the complement one map for each audio channel. The separator makes the STFT, applies
-the sigmoid, multiplies the mixture by the mask, and gives the complement what is left.
+A network gets magnitudes B C F T, scaled to [0, 1] in every chunk, and returns logits B (S C) F T:
+for each stem but the complement one map for each audio channel. The separator makes the STFT,
+applies the sigmoid, multiplies the mixture by the mask, and gives the complement what is left.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""README.md, CONTRIBUTING.md and docs/: commands compose, choices are those of conf/, links lead on.
+"""README, CONTRIBUTING and docs/: commands compose, choices are those of conf/, links lead on.
 
 Nothing is run: a command line is composed as its entry would, after the shell has split it.
 """
@@ -174,7 +174,7 @@ def test_every_option_in_a_table_composes(page: str, places: Path) -> None:
     ]
     alone = [words for words in found if any(word.startswith("data=") for word in words)]
     together = [word for words in found if words not in alone for word in words]
-    assert len(together) > 3
+    assert len(found) > 3
     for words in ([*base, *together], *alone):
         assert composed(entry, words, places)
 
@@ -234,13 +234,8 @@ def test_the_readme_lists_every_command_and_answers_in_order() -> None:
     assert {row[0].strip("`").removeprefix("python -m frametx.") for row in table[1:]} == ENTRIES
     lines = text.splitlines()
     assert 120 <= len(lines) <= 150
-    headings = [line for line in lines[:40] if line.startswith("#")]
-    assert [heading.split()[1] for heading in headings] == [
-        "frametx",
-        "Install",
-        "Separate",
-        "Train",
-    ]
+    headings = [line.split()[1] for line in lines[:40] if line.startswith("#")]
+    assert headings == ["frametx", "Install", "Separate", "Train"]
 
 
 def test_targets_of_make_exist() -> None:
