@@ -51,15 +51,18 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: setup ## the pages of docs/ as a site in site/; a warning or a broken link is an error
+	NO_COLOR=1 $(BIN)/zensical build --clean --strict
+
 bench: setup ## speed and memory of everything, beside plain transcriptions; about an hour
 	$(BIN)/python -m frametx.bench bench.parts=[plain,attention,family,data,step,separate]
 
 lock: ## pin every version anew in requirements.txt
-	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev --no-emit-index-url --no-header --no-annotate -o requirements.txt pyproject.toml
+	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev --extra docs --no-emit-index-url --no-header --no-annotate -o requirements.txt pyproject.toml
 	sed -i.bak -e "s/ and ($(PLATFORMS))//" -e "s/ ; $(PLATFORMS)//" requirements.txt # what holds for all
 	rm requirements.txt.bak
 
 wheel: setup ## build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
-.PHONY: help setup demo data test test-all lint format bench lock wheel
+.PHONY: help setup demo data test test-all lint format docs bench lock wheel
