@@ -1,12 +1,15 @@
 """What several tests share: a tiny run on made-up audio."""
 
 import importlib.util
+import json
 import subprocess
 from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -27,7 +30,8 @@ ANNOTATED = (
     *("test_export", "test_export_waveform", "test_neural_ensemble", "test_separator"),
     *("test_streaming", "test_waveform_separator"),
 )
-FIXTURES = Path(__file__).parents[2] / "shared" / "parity"
+PARITY = Path(__file__).parent / "fixtures" / "parity"
+NUM_DRAWS = 3_300_000  # the last one that a fixture needs is number 3,296,600
 
 # One level less, one map, short crops: two steps take a fraction of a second.
 TINY = [
@@ -194,24 +198,41 @@ def stored(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def reference() -> Callable[[str], dict[str, Any]]:
-    """Reads reference numbers by name; large matrices are stored as int8 and a scale, exactly."""
+    """Reads the original programs' numbers by name; tests/fixtures/parity/README.md."""
 
     def read(name: str) -> dict[str, Any]:
-        path = FIXTURES / f"{name}.pt"
+        path = PARITY / f"{name}.npz"
         if not path.is_file():
-            pytest.skip(f"no reference numbers at {path}")
-        return unpacked(torch.load(path, weights_only=True))
+            pytest.fail(f"no reference numbers at {path}: restore it from the repository", False)
+        with np.load(path) as arrays:
+            stored = {key: torch.from_numpy(arrays[key]) for key in arrays.files if key != "tree"}
+            return unpacked(json.loads(arrays["tree"].item()), stored)
 
     return read
 
 
-def unpacked(stored: Any) -> Any:
-    if isinstance(stored, Tensor):
-        return stored.clone()
-    if isinstance(stored, dict):
-        if stored.keys() == {"q", "scale"}:
-            return stored["q"].float() * stored["scale"]
-        return {key: unpacked(value) for key, value in stored.items()}
-    if isinstance(stored, list | tuple):
-        return [unpacked(value) for value in stored]
-    return stored
+def unpacked(node: Any, stored: dict[str, Tensor]) -> Any:
+    """Replace every tensor's description in a tree by the tensor."""
+    if isinstance(node, list):
+        return [unpacked(value, stored) for value in node]
+    if not isinstance(node, dict):
+        return node
+    if "of" not in node:
+        return {key: unpacked(value, stored) for key, value in node.items()}
+    is_drawn = node["of"] == "draws"
+    numbers = draws(node["seed"]) if is_drawn else stored[node["of"]]
+    values = numbers.as_strided(node["shape"], node["stride"], node["start"]).clone()
+    if is_drawn:
+        low, high = node["low"], node["high"]
+        values = (values * (high - low) + low).float().to(getattr(torch, node["dtype"]))
+    if "step" in node:
+        steps = (values / node["step"]).round().to(torch.int8) if is_drawn else values
+        values = steps.float() * node["step"]
+    return values
+
+
+@cache
+def draws(seed: int) -> Tensor:
+    """The numbers of `torch.rand` under `seed`, from NumPy's generator, whose stream is frozen."""
+    drawn = np.random.RandomState(seed).randint(0, 2**32, NUM_DRAWS, np.uint32)
+    return torch.from_numpy((drawn & 0xFFFFFF) / 2**24)  # float64: the products below are exact

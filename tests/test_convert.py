@@ -25,7 +25,7 @@ sys.path.insert(0, str(CHECKOUT))
 
 from benchmarks.plain import PLAIN  # noqa: E402
 
-# tolerances of shared/parity/README.md
+# tolerances of tests/fixtures/parity/README.md
 REFERENCES = {
     "v1_thin": 5e-5,
     "positionwise": 2e-5,

@@ -105,9 +105,13 @@ def test_a_song_of_whole_crops_and_several_contexts_too(reference: Reference) ->
     agrees(answer(program([A(2)], *contexts), fixture["X"]), case["y"], case["v"])
 
 
-@pytest.mark.parametrize("name", ["v1_thin", "v2b"])
-def test_a_network_gives_the_originals_numbers(reference: Reference, name: str) -> None:
-    case = reference(f"{name}_pipeline")
+@pytest.mark.parametrize(
+    ("name", "pipeline"), [("v1_thin", "v1_thin_pipeline"), ("v2b", "v2b_pipeline")]
+)
+def test_a_network_gives_the_originals_numbers(
+    reference: Reference, name: str, pipeline: str
+) -> None:
+    case = reference(pipeline)
     network = legacy.build(reference(name)["state_dict"])
     context = (case["cropsize"], case["padding"])
     original = program([network], context, batch=case["batchsize"], n_fft=case["n_fft"])

@@ -425,22 +425,24 @@ def frequencies_in(samples: Tensor, rate: int) -> tuple[int, ...]:
     return tuple(int(10 * round(int(row.argmax()) / 10)) for row in spectrum)
 
 
-@pytest.mark.parametrize("channels", LAYOUTS)
 @pytest.mark.parametrize(
-    ("format", "codec", "rate"),
+    ("format", "codec", "rate", "channels"),
     [
-        ("ogg", "libopus", 48_000),
-        ("matroska", "flac", 44_100),
-        ("wav", "pcm_s16le", 44_100),
-        ("flac", "flac", 44_100),
-        ("ipod", "aac", 44_100),
+        (*encoder, channels)
+        for encoder in (
+            ("ogg", "libopus", 48_000),
+            ("matroska", "flac", 44_100),
+            ("wav", "pcm_s16le", 44_100),
+            ("flac", "flac", 44_100),
+            ("ipod", "aac", 44_100),
+        )
+        for channels in LAYOUTS
+        if encoder[1] != "aac" or channels not in (4, 7)  # AAC has other layouts of those
     ],
 )
 def test_each_channel_of_another_encoder_is_where_wave_has_it(
     tmp_path: Path, format: str, codec: str, rate: int, channels: int
 ) -> None:
-    if codec == "aac" and channels in (4, 7):
-        pytest.skip("the encoder has other layouts")
     frequencies = TONES_OF[channels]
     encode = by_ffmpeg(format, codec, LAYOUTS[channels])
     path = put(tmp_path / "x", encode(one_tone_each(frequencies, rate), rate))

@@ -1,7 +1,7 @@
 """The originals' numbers from the plain networks, under the originals' own names of weights."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 CHECKOUT = Path(__file__).parents[2]
-FIXTURES = CHECKOUT.parent / "shared" / "parity"
 if not (CHECKOUT / "benchmarks" / "plain").is_dir():
     pytest.skip(f"no benchmarks in {CHECKOUT}: not a checkout", allow_module_level=True)
 sys.path.insert(0, str(CHECKOUT))
@@ -18,7 +17,7 @@ sys.path.insert(0, str(CHECKOUT))
 from benchmarks.plain import CASES, PLAIN  # noqa: E402
 from benchmarks.plain.blocks import sinusoids  # noqa: E402
 
-# fixture: network, arguments that are no argument of the original's, tolerance of the README
+# fixture: network, arguments that are no argument of the original's, tolerance (max abs)
 REFERENCES: dict[str, tuple[str, dict[str, Any], float]] = {
     "v1_thin": ("v1", {}, 5e-5),
     "positionwise": ("positionwise", {}, 2e-5),
@@ -106,32 +105,6 @@ SIZES: list[Size] = [
 ]
 
 
-def fixture(name: str) -> dict[str, Any]:
-    path = FIXTURES / f"{name}.pt"
-    if not path.is_file():
-        pytest.skip(f"no reference numbers at {path}")
-    return torch.load(path, weights_only=True)
-
-
-def weights(stored: dict[str, Any]) -> dict[str, Tensor]:
-    """Large matrices are stored as int8 and a scale, or as views of a small storage."""
-    return {
-        key: (value["q"].float() * value["scale"] if isinstance(value, dict) else value).clone()
-        for key, value in stored.items()
-    }
-
-
-def reference(name: str) -> tuple[nn.Module, dict[str, Any]]:
-    stored = fixture(name)
-    variant, more, _ = REFERENCES[name]
-    network = PLAIN[variant](**stored["config"], **more).eval()
-    state_dict = weights(stored["state_dict"])
-    for key in stored["omitted_buffers"] or {}:
-        state_dict[key] = sinusoids(stored["config"]["n_fft"] // 2)
-    network.load_state_dict(state_dict, strict=True)
-    return network, stored
-
-
 def small(variant: str, dropout: float = 0.0) -> tuple[nn.Module, Tensor]:
     arguments, shape = SMALL[variant]
     torch.manual_seed(3)
@@ -147,15 +120,21 @@ def count(tensors: Iterable[Tensor]) -> int:
 
 @pytest.mark.parametrize("name", REFERENCES)
 @torch.no_grad()
-def test_the_original_weights_load_and_return_the_original_logits(name: str) -> None:
-    network, stored = reference(name)
+def test_the_original_weights_load_and_return_the_original_logits(
+    name: str, reference: Callable[[str], dict[str, Any]]
+) -> None:
+    stored = reference(name)
+    variant, more, within = REFERENCES[name]
+    network = PLAIN[variant](**stored["config"], **more).eval()
+    tables = {key: sinusoids(stored["config"]["n_fft"] // 2) for key in stored["omitted_buffers"]}
+    network.load_state_dict(stored["state_dict"] | tables, strict=True)
     returned, expected = network(stored["input"]), stored["output"]
     returned = returned if isinstance(returned, tuple) else [returned]
     expected = expected if isinstance(expected, list) else [expected]
     assert len(returned) == len(expected)
     for ours, theirs in zip(returned, expected, strict=True):
-        within = REFERENCES[name][2] * (theirs.abs().max().item() if name in RELATIVE else 1)
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=within)
+        largest = theirs.abs().max().item() if name in RELATIVE else 1
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=within * largest)
 
 
 @pytest.mark.parametrize(("variant", "arguments", "parameters", "keys", "table_numbers"), SIZES)

@@ -10,7 +10,7 @@ from frametx import legacy
 
 Fixture = Callable[[str], dict[str, Any]]
 
-# reference numbers -> variant, tolerance (shared/parity/README.md), and what the file does not tell
+# file of tests/fixtures/parity -> variant, tolerance, and what the file does not tell
 NETWORKS: dict[str, tuple[str, float, dict[str, Any]]] = {
     "v1_thin": ("frame_transformer_v1", 5e-5, {}),
     "positionwise": ("positionwise", 2e-5, {}),

